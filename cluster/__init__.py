@@ -1,0 +1,1 @@
+"""Machines, and getting a job onto them. Imports nothing of ours."""

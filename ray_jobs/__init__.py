@@ -1,0 +1,1 @@
+"""The work: jobs, stages, engines. Importing this package does nothing."""
