@@ -1,0 +1,148 @@
+"""The seam to models: what is asked of an engine, and what it gives back."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ray_jobs.prompts import Chat
+
+NO_EFFECT_ON_ROWS = {"decides_rows": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How an engine chooses tokens."""
+
+    max_tokens: int = 256
+    """An answer that reaches it is `unparsed`, reason 'cut at max_tokens'."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps all tokens."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens: expected at least 1, found {self.max_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature: expected 0 or more, found {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: expected a number in (0, 1], found {self.top_p}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """What an answer may be. Exactly one of the three."""
+
+    choices: tuple[str, ...] = ()
+    regex: str = ""
+    json_schema: str = ""
+    """A JSON schema, as text."""
+
+    def __post_init__(self) -> None:
+        assert sum(map(bool, (self.choices, self.regex, self.json_schema))) == 1, (
+            "a constraint is one of three"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One question to an engine."""
+
+    chat: Chat
+    sampling: Sampling
+    seed: int
+    """The request's own, so that a row's answer does not depend on what else is in flight."""
+    constraint: Constraint | None = None
+    logprobs_of: tuple[str, ...] = ()
+    """Single tokens whose log-probabilities are wanted at every output position."""
+    perplexity: bool = False
+    """Nothing is generated: the one turn's text, without template, is scored token by token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What an engine said."""
+
+    text: str
+    prompt_tokens: int
+    output_tokens: int
+    finish_reason: str
+    """stop | length"""
+    tokens: tuple[str, ...] = ()
+    """The output's tokens, each decoded; only where `logprobs_of` was asked."""
+    logprobs: tuple[dict[str, float], ...] = ()
+    """Per output position: token → natural-log probability; only where `logprobs_of` was asked."""
+    logprob_sum: float | None = None
+    """Of the prompt's tokens but the first; only where `perplexity` was asked."""
+    token_count: int | None = None
+    """How many tokens `logprob_sum` is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where an engine's actors run. Decides no row."""
+
+    min_actors: int = field(default=1, metadata=NO_EFFECT_ON_ROWS)
+    max_actors: int = field(default=1, metadata=NO_EFFECT_ON_ROWS)
+    """The pool grows from min to max while rows wait."""
+    cpus: float = field(default=1.0, metadata=NO_EFFECT_ON_ROWS)
+    """Ray's logical CPUs per actor: bookkeeping, not a limit."""
+    gpus: float = field(default=0.0, metadata=NO_EFFECT_ON_ROWS)
+    """GPUs per actor; for vllm, as many as tensor_parallel_size."""
+    start_deadline_s: float = field(default=600.0, metadata=NO_EFFECT_ON_ROWS)
+    """An engine that is not up by then ends the job with the reason."""
+    max_restarts: int = field(default=3, metadata=NO_EFFECT_ON_ROWS)
+    """Restarts of a dead actor within one pass over the rows."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_actors <= self.max_actors:
+            raise ValueError(
+                f"min_actors, max_actors: expected 1 ≤ min ≤ max, found {self.min_actors}, {self.max_actors}"
+            )
+
+
+class EngineStartError(Exception):
+    """An engine that cannot start. One line: which, why, what to do."""
+
+
+class Engine(Protocol):
+    """Answers requests, many at a time."""
+
+    def submit(self, request: Request) -> Future[Reply]:
+        """Ask. The future raises a NoAnswer where there is none."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+        ...
+
+
+class EngineConfig(Protocol):
+    """What every kind of engine says of itself."""
+
+    placement: Placement
+
+    @property
+    def title(self) -> str:
+        """Kind and model, as rows and manifests name the engine."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Requests worth keeping in one engine at once."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What decides its answers, for fingerprints: model, revision or content hash; never where it runs."""
+        ...
+
+    def check(self, name: str) -> None:
+        """Refuse what cannot work, before anything starts. ValueError."""
+        ...
+
+    def open(self) -> Engine:
+        """Start it, in the process of the caller."""
+        ...

@@ -1,0 +1,399 @@
+"""Kind `vllm`: a real vLLM engine in the actor's process, its core in a child process.
+
+One thread feeds the engine and steps it; a request is a future. When the core dies, what was in flight is asked again in
+halves until the request that kills it is alone, and that one is quarantined.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing.connection
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ray_jobs.engines.models import check_model, content_hash, is_local, weight_bytes
+from ray_jobs.engines.seam import (
+    NO_EFFECT_ON_ROWS,
+    EngineStartError,
+    Placement,
+    Reply,
+    Request,
+)
+from ray_jobs.outcomes import Quarantined, Refused
+
+GIB = 1 << 30
+DEATHS_ALONE = 2  # once may be a machine's doing; twice, alone in the engine, is the request's
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmConfig:
+    """A pool of vLLM engines."""
+
+    kind: Literal["vllm"] = "vllm"
+    model: str
+    """A hub id, a folder, or one of the embedded models (garrison/tiny-…)."""
+    revision: str = ""
+    """The hub's commit. Empty takes the newest, which then is not pinned."""
+    dtype: str = "bfloat16"
+    quantization: str = ""
+    max_model_len: int = 4096
+    """Prompt and answer together, in tokens."""
+    tensor_parallel_size: int = 1
+    max_num_seqs: int = field(default=64, metadata=NO_EFFECT_ON_ROWS)
+    """Requests the engine works on at once."""
+    max_num_batched_tokens: int = field(default=8192, metadata=NO_EFFECT_ON_ROWS)
+    """Tokens of one engine step. Prompt log-probabilities need memory for this many × vocabulary."""
+    gpu_memory_utilization: float = field(default=0.9, metadata=NO_EFFECT_ON_ROWS)
+    """Share of the card that weights and KV cache may fill."""
+    cpu_kv_cache_gib: int = field(default=1, metadata=NO_EFFECT_ON_ROWS)
+    """KV cache where there is no GPU."""
+    enforce_eager: bool = field(default=False, metadata=NO_EFFECT_ON_ROWS)
+    """No CUDA graphs: starts faster, runs slower."""
+    placement: Placement = field(default_factory=Placement)
+
+    @property
+    def title(self) -> str:
+        """Kind and model, as rows and manifests name the engine."""
+        return f"vllm:{self.model}"
+
+    @property
+    def in_flight(self) -> int:
+        """Twice what the engine works on: as one finishes, the next is already tokenised and queued in the core."""
+        return 2 * self.max_num_seqs
+
+    def identity(self) -> dict[str, Any]:
+        """Model and revision, or the content of a local folder; precision and length, which change what is said."""
+        local = is_local(self.model) and not self.revision
+        which = (
+            content_hash(Path(self.model).expanduser())
+            if local
+            else f"{self.model}@{self.revision}"
+        )
+        return {
+            "model": which,
+            "dtype": self.dtype,
+            "quantization": self.quantization,
+            "max_model_len": self.max_model_len,
+        }
+
+    def check(self, name: str) -> None:
+        """Refuse a model folder that is none, and GPUs that do not fit the tensor parallelism."""
+        check_model(self.model, f"engines.{name}.model")
+        if self.placement.gpus and self.placement.gpus != self.tensor_parallel_size:
+            raise ValueError(
+                f"engines.{name}.placement.gpus: {self.placement.gpus:g} for tensor_parallel_size "
+                f"{self.tensor_parallel_size}; give each actor exactly as many GPUs"
+            )
+
+    def open(self) -> VllmEngine:
+        """Start the engine in this process. EngineStartError, in one line, where it cannot run."""
+        return VllmEngine(self)
+
+
+@dataclass(kw_only=True)
+class _Job:
+    request: Request
+    tokens: list[int]
+    future: Future[Reply]
+    deaths_alone: int = 0
+
+
+class VllmEngine:
+    """Answers requests from one vLLM engine."""
+
+    def __init__(self, cfg: VllmConfig) -> None:
+        self.cfg = cfg
+        self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._held: dict[str, _Job] = {}
+        self._suspects: deque[list[_Job]] = deque()
+        self._ids = itertools.count()
+        self._tokenizer_lock = threading.Lock()
+        self._engine = _start(cfg)
+        self._tokenizer = self._engine.get_tokenizer()
+        self._thread = threading.Thread(target=self._work, name="vllm", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> Future[Reply]:
+        """Ask. See the seam for what the future may raise."""
+        future: Future[Reply] = Future()
+        tokens = self._tokenise(request)
+        if len(tokens) >= self.cfg.max_model_len:
+            future.set_exception(
+                Refused(
+                    f"prompt of {len(tokens)} tokens, max_model_len is {self.cfg.max_model_len}"
+                )
+            )
+        else:
+            self._inbox.put(_Job(request=request, tokens=tokens, future=future))
+        return future
+
+    def close(self) -> None:
+        """Stop the engine and its child process."""
+        self._inbox.put(None)
+        self._thread.join(timeout=30)
+        self._engine.engine_core.shutdown()
+
+    def _tokenise(self, request: Request) -> list[int]:
+        with self._tokenizer_lock:  # the tokenizer's truncation state is not safe among threads
+            if request.perplexity:
+                return list(self._tokenizer.encode(request.chat[0]["content"]))
+            text = self._tokenizer.apply_chat_template(
+                request.chat, tokenize=False, add_generation_prompt=True
+            )
+            return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _work(self) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        while True:
+            try:
+                if not self._admit():
+                    return
+                outputs = self._engine.step()
+            except EngineDeadError:
+                self._recover()
+                continue
+            for output in outputs:
+                if output.finished:
+                    job = self._held.pop(output.request_id)
+                    job.future.set_result(self._reply(job.request, output))
+
+    def _admit(self) -> bool:
+        """Move waiting jobs into the engine; block while there is nothing to do. False at the end."""
+        if self._suspects:
+            if not self._held:
+                for job in self._suspects.popleft():
+                    self._add(job)
+            return True  # suspects run among themselves, so that a death says something
+        while True:
+            try:
+                job = self._inbox.get(block=not self._held)
+            except queue.Empty:
+                return True
+            if job is None:
+                return False
+            self._add(job)
+
+    def _add(self, job: _Job) -> None:
+        request_id = str(next(self._ids))
+        self._held[request_id] = job
+        try:
+            self._engine.add_request(
+                request_id, {"prompt_token_ids": job.tokens}, self._params(job.request)
+            )
+        except ValueError as error:  # vLLM refuses the request itself
+            del self._held[request_id]
+            job.future.set_exception(Refused(f"vLLM: {_last_line(error)}"))
+
+    def _params(self, request: Request) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        if request.perplexity:
+            return SamplingParams(
+                max_tokens=1, temperature=0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
+            )
+        constraint, sampling = request.constraint, request.sampling
+        structured = constraint and StructuredOutputsParams(
+            choice=list(constraint.choices) or None,
+            regex=constraint.regex or None,
+            json=constraint.json_schema or None,
+        )
+        return SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=request.seed,
+            structured_outputs=structured,
+            logprob_token_ids=[self._token_id(text) for text in request.logprobs_of] or None,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            detokenize=False,  # decoded once, at the end: token by token it cost a tenth of the CPU engine's time
+        )
+
+    def _token_id(self, text: str) -> int:
+        with self._tokenizer_lock:
+            tokens = self._tokenizer.encode(text, add_special_tokens=False)
+        assert len(tokens) == 1, (
+            f"{text!r} is {len(tokens)} tokens in {self.cfg.model}, one is needed"
+        )
+        return int(tokens[0])
+
+    def _reply(self, request: Request, output: Any) -> Reply:
+        answer = output.outputs[0]
+        if request.perplexity:
+            found = output.prompt_logprobs
+            # The first token has no predecessor, so it is not scored.
+            sums = [found.logprobs[start] for start in found.start_indices[1:]]
+            return Reply(
+                text="",
+                prompt_tokens=len(output.prompt_token_ids),
+                output_tokens=0,
+                finish_reason="stop",
+                logprob_sum=float(sum(sums)),
+                token_count=len(sums),
+            )
+        tokens = answer.token_ids
+        with self._tokenizer_lock:
+            text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+            spelled = (
+                tuple(self._tokenizer.decode([token]) for token in tokens)
+                if request.logprobs_of
+                else ()
+            )
+        return Reply(
+            text=text,
+            prompt_tokens=len(output.prompt_token_ids),
+            output_tokens=len(tokens),
+            finish_reason=str(answer.finish_reason),
+            tokens=spelled,
+            logprobs=self._logprobs(request, answer),
+        )
+
+    def _logprobs(self, request: Request, answer: Any) -> tuple[dict[str, float], ...]:
+        if not request.logprobs_of:
+            return ()
+        wanted = {self._token_id(text): text for text in request.logprobs_of}
+        return tuple(
+            {wanted[token]: entry.logprob for token, entry in position.items() if token in wanted}
+            for position in answer.logprobs
+        )
+
+    def _recover(self) -> None:
+        """The core died. Start another, and put what was in flight in halves before all else."""
+        jobs = list(self._held.values())
+        self._held.clear()
+        if len(jobs) == 1:
+            jobs[0].deaths_alone += 1
+        if len(jobs) == 1 and jobs[0].deaths_alone >= DEATHS_ALONE:
+            jobs[0].future.set_exception(
+                Quarantined(f"killed its engine {DEATHS_ALONE} times while alone in it")
+            )
+        else:
+            half = (len(jobs) + 1) // 2
+            self._suspects.extendleft(group for group in (jobs[half:], jobs[:half]) if group)
+        self._engine.engine_core.shutdown()
+        try:
+            self._engine = _start(self.cfg)
+        except EngineStartError as error:
+            self._give_up(error)
+            raise
+
+    def _give_up(self, error: Exception) -> None:
+        waiting = [job for group in self._suspects for job in group]
+        self._suspects.clear()
+        while not self._inbox.empty():
+            if (job := self._inbox.get()) is not None:
+                waiting.append(job)
+        for job in waiting:
+            job.future.set_exception(error)
+
+
+def _start(cfg: VllmConfig) -> Any:
+    """A running LLMEngine, or EngineStartError: by the deadline, or with the last thing vLLM said."""
+    outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def build() -> None:
+        try:
+            outcome.put((_build(cfg), None))
+        except BaseException as error:  # noqa: BLE001  it is handed to the waiting thread, which raises it
+            outcome.put((None, error))
+
+    threading.Thread(target=build, name="vllm-start", daemon=True).start()
+    try:
+        engine, error = outcome.get(timeout=cfg.placement.start_deadline_s)
+    except queue.Empty:
+        raise EngineStartError(
+            f"vLLM engine for {cfg.model}: not up after {cfg.placement.start_deadline_s:g} s (placement.start_deadline_s)"
+        ) from None
+    if error is not None:
+        raise EngineStartError(
+            f"vLLM engine for {cfg.model} did not start: {_last_line(error)}{_ADVICE}"
+        ) from error
+    return engine
+
+
+_ADVICE = "; if memory is short, lower max_model_len, max_num_seqs or gpu_memory_utilization, or take a smaller model"
+
+
+def _build(cfg: VllmConfig) -> Any:
+    set_environment(cfg)
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    _check_memory(cfg, current_platform)
+    engine = LLMEngine.from_engine_args(EngineArgs(**engine_args(cfg)), enable_multiprocessing=True)
+    threading.Thread(
+        target=_report_death, args=(engine.engine_core,), name="vllm-watch", daemon=True
+    ).start()
+    return engine
+
+
+def _report_death(core: Any) -> None:
+    # vLLM 0.29's synchronous client waits for ever for the outputs of a core that was killed.
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    multiprocessing.connection.wait(
+        [process.sentinel for process in core.resources.engine_manager.processes]
+    )
+    core.outputs_queue.put(EngineDeadError())
+
+
+def engine_args(cfg: VllmConfig) -> dict[str, Any]:
+    """The arguments of the vLLM engine: the same for our pool, the judge, and the raw engine of the benchmarks."""
+    return {
+        "model": str(Path(cfg.model).expanduser()) if is_local(cfg.model) else cfg.model,
+        "revision": cfg.revision if cfg.revision and not is_local(cfg.model) else None,
+        "dtype": cfg.dtype,
+        "quantization": cfg.quantization or None,
+        "max_model_len": cfg.max_model_len,
+        "tensor_parallel_size": cfg.tensor_parallel_size,
+        "max_num_seqs": cfg.max_num_seqs,
+        "max_num_batched_tokens": cfg.max_num_batched_tokens,
+        "gpu_memory_utilization": cfg.gpu_memory_utilization,
+        "enforce_eager": cfg.enforce_eager,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+    }
+
+
+def set_environment(cfg: VllmConfig) -> None:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(cfg.cpu_kv_cache_gib)
+    if is_local(cfg.model):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    # Ray sets it to the actor's logical CPUs, and the CPU engine would then use one core of the machine.
+    os.environ.pop("OMP_NUM_THREADS", None)
+
+
+def _check_memory(cfg: VllmConfig, platform: Any) -> None:
+    # Checked here because vLLM itself can hang when the card is too small.
+    import psutil
+
+    weights = weight_bytes(cfg.model) / cfg.tensor_parallel_size
+    if platform.is_cpu():
+        have, need = psutil.virtual_memory().available, weights + cfg.cpu_kv_cache_gib * GIB
+        place = "memory of this machine"
+    else:
+        have, need = platform.get_device_total_memory() * cfg.gpu_memory_utilization, weights
+        place = "share of the GPU"
+    if need > have:
+        raise MemoryError(
+            f"needs {need / GIB:.1f} GiB at the least, the {place} is {have / GIB:.1f} GiB"
+        )
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
