@@ -1,0 +1,138 @@
+"""Score responses and prompts by the judge (paper, section 3.7, second and third method)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.compute as pc
+
+from ray_jobs.asking import Columns, Question, itself
+from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS
+from ray_jobs.prompts import Chat
+from ray_jobs.schema import SCORED_PROMPTS, SCORED_RESPONSES
+from ray_jobs.tables import DONE, Row, Table
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewards:
+    """Who scores."""
+
+    engine: str = field(metadata=NO_EFFECT_ON_ROWS)
+    """The engine of kind `judge`, by its name in `engines`."""
+
+
+def candidates(labelled: Table, answered: Table) -> Iterator[Row]:
+    """Every labelled training prompt with all its responses: originals, then fresh answers in order."""
+    answers = answered.load(["id", "prompt_id", "analysis", "answer"], DONE)
+    for shard in labelled.scan(where=DONE & (pc.field("role") == "train")):
+        mine = answers.filter(
+            pc.is_in(answers["prompt_id"], value_set=shard["id"].combine_chunks())
+        )
+        by_prompt: dict[str, list[Row]] = {}
+        for answer in sorted(mine.to_pylist(), key=lambda row: _number(row["id"])):
+            by_prompt.setdefault(answer["prompt_id"], []).append(answer)
+        for row in shard.to_pylist():
+            yield _candidate(row, by_prompt.get(row["id"], []))
+
+
+def _number(answer_id: str) -> int:
+    return int(answer_id.rpartition("/")[2])
+
+
+def _candidate(row: Row, answers: list[Row]) -> Row:
+    originals = row["original_responses"]
+    responses = [*originals, *(answer["answer"] for answer in answers)]
+    return {
+        **{
+            name: row[name]
+            for name in ("id", "source", "language", "licence", "prompt", "scenario")
+        },
+        "response_ids": [f"{row['id']}/o{k}" for k in range(len(originals))]
+        + [a["id"] for a in answers],
+        "responses": responses,
+        "analyses": [""] * len(originals) + [answer["analysis"] for answer in answers],
+        "outcome": "done" if responses else "dropped",
+        "reason": None
+        if responses
+        else "no response: no original, and no answer that could be used",
+    }
+
+
+def responses_question() -> Question:
+    """Ask the judge to score all responses of a prompt together, in both orders."""
+    return Question(
+        name="scored_responses",
+        render=render_responses,
+        parse=parse_responses,
+        children=_responses,
+        schema=SCORED_RESPONSES,
+        parent="prompt_id",
+    )
+
+
+def prompts_question() -> Question:
+    """Ask the judge to score the prompt itself: lower = a stronger attack."""
+    return Question(
+        name="scored_prompts",
+        render=render_prompt,
+        parse=parse_prompt,
+        children=itself,
+        schema=SCORED_PROMPTS,
+    )
+
+
+def render_responses(row: Row) -> Chat:
+    """The judge's wire item: see serve/api.py."""
+    return _item("score_responses", row, {"responses": row["responses"]})
+
+
+def render_prompt(row: Row) -> Chat:
+    """The judge's wire item: see serve/api.py."""
+    return _item("score_prompt", row, {})
+
+
+def parse_responses(text: str, row: Row) -> list[Columns]:
+    """One set of columns per response, in the row's order."""
+    said = json.loads(text)
+    forward, *backward = [order["scores"] for order in said["orders"]]
+    num = len(row["responses"])
+    assert len(forward) == num == len(said["scores"]), "the judge scored another number"
+    return [
+        {
+            "score_ab": forward[k],
+            "score_ba": backward[0][k] if backward else None,
+            "score": said["scores"][k],
+            "spread": said["spread"][k],
+            "judge": said["backend"],
+        }
+        for k in range(num)
+    ]
+
+
+def parse_prompt(text: str, row: Row) -> dict[str, Any]:
+    """The prompt's score and its spread."""
+    said = json.loads(text)
+    return {
+        "prompt_score": said["score"],
+        "prompt_spread": said["spread"],
+        "judge": said["backend"],
+    }
+
+
+def _item(question: str, row: Row, extra: dict[str, Any]) -> Chat:
+    item = {name: row[name] for name in ("id", "prompt", "language")}
+    text = json.dumps({"question": question, **item, **extra}, ensure_ascii=False)
+    return [{"role": "user", "content": text}]
+
+
+def _responses(row: Row) -> list[Columns]:
+    num = len(row["responses"])
+    return [
+        {"id": response_id, "prompt_id": row["id"], "num_scored_together": num}
+        for response_id in row["response_ids"]
+    ]
