@@ -58,19 +58,21 @@ class Head:
 @pytest.fixture(scope="session")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """Started once; its address and token are in the environment that jobs get."""
-    ports = [_free_port() for _ in range(2)]
+    ports = [_free_port() for _ in range(3)]
     # The path is short because Ray puts sockets under it.
     folder = Path("/tmp") / f"ray-{secrets.token_hex(3)}"
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray = str(Path(sys.executable).parent / "ray")
     start = [ray, "start", "--head", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
+    start += [f"--dashboard-agent-listen-port={ports[2]}"]  # another Ray here may have the default
     start += ["--num-cpus=8", "--disable-usage-stats", f"--temp-dir={folder}", "--block"]
     process = subprocess.Popen(start, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"127.0.0.1:{ports[0]}"
     try:
         status = [ray, "status", f"--address={address}"]
         _wait_for(lambda: subprocess.run(status, env=env, capture_output=True).returncode == 0, 90)
+        _wait_for(lambda: _answers(ports[2]), 90)  # jobs are started by the agent
         yield Head(env | {"RAY_ADDRESS": address}, f"http://127.0.0.1:{ports[1]}")
     finally:
         # Not `ray stop`, which ends every Ray of this machine.
@@ -84,6 +86,11 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float) -> None:

@@ -1,0 +1,91 @@
+"""The command line: job name → config → job. Exit codes: 0 done, 1 the job failed, 2 the input is wrong, 130 stopped."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+
+ROOT = Path(__file__).resolve().parent.parent
+
+HELP = """usage: python -m ray_jobs <job> <recipe.yaml> [key=value …]
+
+jobs
+  build_data   collect → label → answer → score → select → export
+
+recipes        conf/tiny.yaml (no GPU, tiny models) · conf/rtx3090.yaml (one 24 GB card)
+
+keys           any key of the recipe: out=/data/run seed=7 build_data.answers.num_answers=2
+               sources.mine.path=… adds a source, sources.samples=null removes one
+               when_changed=rebuild makes tables again whose prompts, models or settings have changed
+               docs: README.md
+
+The same command goes on where a stopped one ended. Exit codes: 0 done, 1 failed, 2 wrong input, 130 stopped.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run one job. Nothing heavy is imported before the recipe has been read."""
+    if not argv or {"-h", "--help"} & set(argv):
+        print(HELP, end="")
+        return 0 if argv else 2
+    job, *rest = argv
+    if job != "build_data" or not rest:
+        print(
+            f"{job!r}: expected 'build_data <recipe.yaml>'; see python -m ray_jobs --help",
+            file=sys.stderr,
+        )
+        return 2
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("ray_jobs").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _stop)  # `ray job stop` is a Ctrl-C from further away
+    return _run(rest[0], rest[1:])
+
+
+def _run(path: str, overrides: list[str]) -> int:
+    from ray_jobs import config
+
+    try:
+        recipe = config.load(path, overrides)
+    except ValueError as error:
+        return _say(error, 2)
+    from ray_jobs.build_data import build_data
+    from ray_jobs.engines.seam import EngineStartError
+    from ray_jobs.steps import JobFailed
+
+    try:
+        build_data(recipe)
+    except ValueError as error:
+        if not _said_by_us(error):
+            raise
+        return _say(error, 2)
+    except (JobFailed, EngineStartError) as error:
+        return _say(error, 1)
+    except KeyboardInterrupt:
+        return _say("stopped; the same command goes on from here", 130)
+    return 0
+
+
+def _said_by_us(error: ValueError) -> bool:
+    # A ValueError that a library raised is no message to a person: it keeps its traceback.
+    last = list(traceback.walk_tb(error.__traceback__))[-1][0]
+    return (
+        Path(last.f_code.co_filename).parts[: len(ROOT.parts)] == ROOT.parts
+        and ".venv" not in last.f_code.co_filename
+    )
+
+
+def _say(what: object, code: int) -> int:
+    print(f"garrison: {' '.join(str(what).split())}", file=sys.stderr)
+    return code
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Endpoints: the judge as a Ray Serve application."""

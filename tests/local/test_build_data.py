@@ -1,0 +1,170 @@
+"""The job build_data, run as a command: its tables, and what stops, skips, refuses or resumes it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STEPS = (
+    "collected",
+    "labelled",
+    "answered",
+    "candidates",
+    "scored_responses",
+    "scored_prompts",
+    "selected",
+    "exported",
+)
+ASKED = ("labelled", "answered", "scored_responses", "scored_prompts")
+
+
+def finished(job: Any) -> dict[str, str]:
+    """When each step was published: a step that was not redone keeps its time and its files."""
+    return {step: str((job.out / step / "manifest.json").stat().st_mtime_ns) for step in STEPS}
+
+
+def test_every_row_has_an_outcome_in_every_step_and_a_second_run_does_nothing(job: Any) -> None:
+    first = job.run()
+    assert first.returncode == 0, first.stderr
+    rows = {step: job.rows(step) for step in STEPS}
+    by_role = Counter((row["role"], row["outcome"]) for row in rows["collected"])
+    num_train = by_role["train", "done"]
+    assert num_train >= 300
+    assert len(rows["labelled"]) == len(rows["answered"]) == len(rows["candidates"]) == num_train
+    assert len(rows["scored_prompts"]) == num_train
+    assert len(rows["scored_responses"]) == sum(len(row["responses"]) for row in rows["candidates"])
+    for step in STEPS:
+        manifest = job.manifest(step)
+        assert sum(manifest["outcomes"].values()) == manifest["num_rows"] == len(rows[step])
+        assert len({row["id"] for row in rows[step]}) == len(rows[step])
+    exported = {row["id"] for row in rows["exported"]}
+    assert exported == {row["id"] for row in rows["selected"] if row["outcome"] == "done"}
+    assert re.search(r"data set +/", first.stdout)
+
+    before, started = finished(job), time.monotonic()
+    second = job.run()
+    assert second.returncode == 0
+    assert time.monotonic() - started < 10
+    assert finished(job) == before
+
+
+def test_a_comment_another_pool_size_and_a_moved_folder_redo_nothing(own_tree: Any) -> None:
+    assert own_tree.run().returncode == 0
+    before = finished(own_tree)
+    moved = own_tree.out.with_name("moved")
+    own_tree.out.rename(moved)
+    for file in ("ray_jobs/stages/answers.py", "ray_jobs/asking.py"):
+        with (own_tree.tree / file).open("a") as code:
+            code.write("# another comment\n")
+    again = own_tree.run(f"out={moved}", "engines.table.placement.max_actors=3", "ledger.shard_rows=7")
+    assert again.returncode == 0, again.stderr
+    moved.rename(own_tree.out)
+    assert finished(own_tree) == before
+
+
+def test_a_changed_prompt_is_refused_by_name_and_rebuilt_from_there_on(own_tree: Any) -> None:
+    assert own_tree.run().returncode == 0
+    before = finished(own_tree)
+    prompt = own_tree.tree / "conf/prompts/answers.zh.md"
+    prompt.write_text(prompt.read_text("utf-8").replace("你是", "您是"), encoding="utf-8")
+    refused = own_tree.run()
+    assert refused.returncode == 2
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert "answered: prompt answers" in refused.stderr
+    later = STEPS[2:]
+    assert f"Steps concerned: {', '.join(later)}." in refused.stderr
+    assert finished(own_tree) == before
+    rebuilt = own_tree.run("when_changed=rebuild")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    after = finished(own_tree)
+    assert [step for step in STEPS if after[step] != before[step]] == list(later)
+    # The replaced tables are gone once the new ones are there.
+    assert all(len([*(own_tree.out / step).glob("*/")]) == 1 for step in STEPS)
+
+
+@pytest.mark.parametrize("step", ["labelled", "answered", "scored_responses"])
+def test_a_driver_killed_in_the_middle_of_a_step_loses_and_doubles_no_row(
+    job: Any, tmp_path: Path, step: str
+) -> None:
+    slow = "engines.table.delay_s=0.5"
+    running = job.start(slow)
+    job.wait_for_rows(step, 60)
+    running.kill()
+    running.wait()
+    time.sleep(2)  # Ray ends the dead driver's actors
+    kept, log = job.num_sealed(step), tmp_path / "asked.log"
+    num_before = len(log.read_text().splitlines())
+    again = job.run()
+    assert again.returncode == 0, again.stderr
+    manifest = job.manifest(step)
+    num_rows = len(job.rows("candidates"))
+    per_row = 2 if step == "scored_responses" else 1
+    assert kept < num_rows * per_row
+    assert manifest["asked"]["rows_kept_from_earlier_runs"] == kept / per_row
+    # All requests of both runs, less the one that each row of each step needs.
+    redone = len(log.read_text().splitlines()) - len(ASKED) * num_rows
+    print(f"{step}: killed after {num_before} requests, {kept} rows kept, {redone} asked again")
+    assert 0 <= redone <= 64 + 20 + 64  # in flight, in the unsealed shard, and queued to the actor
+    for name in ASKED:
+        ids = [row["id"] for row in job.rows(name)]
+        assert len(ids) == len(set(ids)) == job.manifest(name)["num_rows"]
+
+
+def test_ctrl_c_leaves_a_state_that_the_same_command_resumes(job: Any) -> None:
+    running = job.start("engines.table.delay_s=0.5")
+    job.wait_for_rows("labelled", 60)
+    os.kill(running.pid, signal.SIGINT)
+    assert running.wait(60) == 130
+    assert not (job.out / "lock.json").exists()
+    assert job.run().returncode == 0
+    assert job.manifest("labelled")["asked"]["rows_kept_from_earlier_runs"] >= 60
+
+
+def test_two_runs_into_one_folder_are_refused_in_one_line(job: Any) -> None:
+    running = job.start("engines.table.delay_s=0.5")
+    job.wait_for_rows("labelled", 20)
+    second = job.run()
+    assert second.returncode == 2
+    assert "another run writes here" in second.stderr
+    assert len(second.stderr.strip().splitlines()) == 1
+    os.kill(running.pid, signal.SIGTERM)
+    assert running.wait(60) == 130
+
+
+def test_failed_rows_end_the_job_and_the_same_command_asks_only_those_again(
+    job: Any, tmp_path: Path
+) -> None:
+    answers = tmp_path / "answers.yaml"
+    whole = answers.read_text(encoding="utf-8")
+    label = whole.splitlines()[0]
+    # A table that knows only part of the labels, so that some rows fail.
+    answers.write_text(whole.replace(label, label.replace("安全主题标签|", "安全主题标签.*怎么|")), "utf-8")
+    log = tmp_path / "asked.log"
+    first = job.run()
+    assert first.returncode == 1
+    num_failed = int(re.search(r"labelled: (\d+) of \d+ rows failed, 0 may", first.stderr)[1])
+    assert not (job.out / "labelled" / "manifest.json").exists()
+    log.unlink()
+    second = job.run()
+    assert second.returncode == 1
+    assert len(log.read_text().splitlines()) == num_failed
+    assert job.run(f"ledger.max_failed={num_failed}").returncode == 0
+    assert job.manifest("labelled")["outcomes"]["failed"] == num_failed
+
+
+def test_help_answers_in_under_a_second() -> None:
+    import subprocess
+
+    started = time.monotonic()
+    said = subprocess.run([sys.executable, "-m", "ray_jobs", "--help"], capture_output=True, text=True)
+    assert said.returncode == 0
+    assert "build_data" in said.stdout
+    assert time.monotonic() - started < 1

@@ -1,0 +1,117 @@
+"""Recipes: what is read, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_jobs import config
+from ray_jobs.engines.vllm import VllmConfig
+from ray_jobs.steps import deciding
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = str(ROOT / "conf" / "tiny.yaml")
+
+
+@pytest.mark.parametrize("name", ["tiny", "rtx3090"])
+def test_the_shipped_recipes_load_and_every_path_is_absolute(name: str) -> None:
+    recipe = config.load(str(ROOT / "conf" / f"{name}.yaml"))
+    assert recipe.name == name
+    assert Path(recipe.out).is_absolute()
+    assert all(Path(source.path).is_absolute() for source in recipe.build_data.sources.values())
+    assert recipe.judge is not None
+
+
+def test_a_dotlist_sets_keys_adds_sources_and_removes_them() -> None:
+    keys = ["seed=11", "sources.mine.path=a.jsonl", "sources.mine.reader=generic"]
+    keys += ["sources.mine.role=train", "sources.mine.licence=MIT", "sources.samples=null"]
+    keys += ["sources.mine.fields.prompt=[instruction,input]", "build_data.answers.num_answers=2"]
+    recipe = config.load(TINY, keys)
+    assert recipe.seed == 11
+    assert set(recipe.build_data.sources) == {"general", "mine"}
+    assert recipe.build_data.sources["mine"].fields.prompts == ("instruction", "input")
+    assert recipe.build_data.answers.num_answers == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("sede=1", r"tiny\.yaml: sede: unknown key; did you mean 'seed'\?"),
+        ("build_data.intents.engin=x", r"build_data\.intents\.engin: unknown key; did you mean 'engine'"),
+        ("build_data.intents.engine=nobody", r"intents\.engine: there is no engine 'nobody'"),
+        ("engines.teacher.kind=gpt", r"engines\.teacher\.kind: there is no kind 'gpt'"),
+        ("engines.teacher.max_num_seqs=many", r"engines\.teacher\.max_num_seqs: "),
+        ("engines.teacher.placement.gpu=1", r"engines\.teacher\.placement.*gpu"),
+        ("judge.backend=judge", r"judge\.backend: expected an engine of kind vllm \(teacher\)"),
+        ("when_changed=maybe", r"when_changed: expected one of refuse, rebuild, found 'maybe'"),
+        ("build_data.answers.num_answers=0", r"num_answers: expected at least 1"),
+        ("build_data.answers.sampling.temperature=-1", r"temperature: expected 0 or more"),
+        ("sources.samples.role=teach", r"build_data\.sources\.samples\.role"),
+        ("sources.samples.licence=null", r"build_data\.sources\.samples\.licence"),
+        ("ledger.shard_rows=0", r"ledger"),
+        ("seed", r"'seed': expected key=value"),
+        ("seed=x", r"seed: expected a whole number"),
+        ("out=null", r"out: missing"),
+        ("engines.teacher.placement.max_actors=0", r"1 ≤ min ≤ max"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_in_one_line(key: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as error:
+        config.load(TINY, [key])
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_that_is_no_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such recipe"):
+        config.load(str(tmp_path / "absent.yaml"))
+    for text, said in [("- a", "mapping of sections"), ("a: [", "not YAML"), ("a: ${b}", "b")]:
+        (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=said):
+            config.load(str(tmp_path / "bad.yaml"))
+    (tmp_path / "bad.yaml").write_bytes("name: 中文".encode("gbk"))
+    with pytest.raises(ValueError, match=r"UTF-8|not YAML"):
+        config.load(str(tmp_path / "bad.yaml"))
+
+
+def test_a_relative_out_inside_an_uploaded_folder_is_refused_with_the_line_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "working_dir_files" / "_ray_pkg_0123"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    with pytest.raises(ValueError, match=r"add to the command: out=/"):
+        config.load(TINY)
+    assert config.load(TINY, ["out=s3://bucket/run"]).out == "s3://bucket/run"
+
+
+def test_exactly_these_settings_decide_no_row() -> None:
+    free: set[str] = set()
+
+    def visit(found: object) -> None:
+        for item in dataclasses.fields(found):  # type: ignore[arg-type]
+            value = getattr(found, item.name)
+            if not item.metadata.get("decides_rows", True):
+                free.add(f"{type(found).__name__}.{item.name}")
+            elif dataclasses.is_dataclass(value):
+                visit(value)
+
+    recipe = config.load(TINY)
+    for section in (recipe.ledger, *recipe.engines.values(), recipe.judge):
+        visit(section)
+    for item in dataclasses.fields(recipe.build_data):
+        if item.name != "sources":
+            visit(getattr(recipe.build_data, item.name))
+    golden = ROOT / "tests" / "golden" / "settings_that_decide_no_row.yaml"
+    assert sorted(free) == yaml.safe_load(golden.read_text(encoding="utf-8"))
+
+
+def test_placement_and_memory_leave_an_engines_identity_alone() -> None:
+    base = VllmConfig(model="Qwen/Qwen2.5-7B-Instruct", revision="a")
+    same = dataclasses.replace(base, max_num_seqs=8, gpu_memory_utilization=0.5, enforce_eager=True)
+    assert same.identity() == base.identity()
+    assert deciding(same) == deciding(base)
+    assert dataclasses.replace(base, revision="b").identity() != base.identity()
+    assert dataclasses.replace(base, dtype="float32").identity() != base.identity()
