@@ -1,0 +1,69 @@
+"""What the benchmarks share: two sides, each in a fresh process, by turns, and the ratio of their medians."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import random_model
+from ray_jobs.engines.vllm import VllmConfig
+from ray_jobs.tables import Folder, Table, write_shards
+
+CACHE = Path(os.environ.get("GARRISON_CACHE", "~/.cache/garrison")).expanduser()
+SAMPLES = Path(__file__).parent.parent / "conf" / "samples"
+NUM_PROMPTS = 400
+
+
+def prompts() -> list[str]:
+    """The embedded samples' prompts, general ones included."""
+    grouped = json.loads((SAMPLES / "safety_prompts.json").read_text(encoding="utf-8"))
+    safety = [row["prompt"] for rows in grouped.values() for row in rows]
+    lines = (SAMPLES / "general.jsonl").read_text(encoding="utf-8").splitlines()
+    general = [json.loads(line)["instruction"] for line in lines]
+    return (safety + general)[:NUM_PROMPTS]
+
+
+def engine() -> VllmConfig:
+    """The engine of both sides."""
+    folder = random_model.make(CACHE / "benchmarks" / "random-26m", prompts())
+    return VllmConfig(model=str(folder), max_model_len=1024, max_num_seqs=64, enforce_eager=True)
+
+
+def table(folder: Path) -> Table:
+    """The prompts as a table for ask()."""
+    import pyarrow as pa
+
+    rows = [
+        {"id": f"{number:04d}", "prompt": text, "outcome": "done"}
+        for number, text in enumerate(prompts())
+    ]
+    where = Folder(str(folder))
+    return Table(where, {"shards": write_shards(where, [pa.Table.from_pylist(rows)])})
+
+
+def main(module: str, sides: dict[str, Any], unit: str) -> None:
+    """Run one side when named on the command line; else all by turns, and print the medians and their ratio."""
+    if len(sys.argv) > 1 and sys.argv[1] in sides:
+        print(json.dumps(sides[sys.argv[1]]()))
+        return
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    rates: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(runs):
+        for side in sides:
+            call = [sys.executable, "-m", module, side]
+            out = subprocess.run(
+                call, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=600
+            )
+            result = json.loads(out.stdout.splitlines()[-1])
+            rates[side].append(result["num_tokens"] / result["wall_s"])
+            print(
+                f"run {number + 1}\t{side}\t{result['num_tokens']} tokens\t{rates[side][-1]:,.0f} {unit}",
+                flush=True,
+            )
+    ours, raw = (statistics.median(rates[side]) for side in ("ours", "raw"))
+    print(f"median of {runs}\tours {ours:,.0f}\traw {raw:,.0f} {unit}\tratio {ours / raw:.3f}")
