@@ -1,4 +1,5 @@
-"""Tokens a second of ask() over Ray Data against raw `LLM.chat`: same model, prompts, seeds and engine arguments.
+"""Tokens a second of ask() over Ray Data against raw `LLM.chat`: same model, prompts, seeds and
+engine arguments.
 
 python -m benchmarks.generate [runs]
 """
@@ -15,7 +16,7 @@ import pyarrow as pa
 from benchmarks import sides
 from ray_jobs.asking import Question, ask, itself, request_seed
 from ray_jobs.engines.seam import Sampling
-from ray_jobs.engines.vllm import set_environment, engine_args
+from ray_jobs.engines.vllm import engine_args, set_environment
 from ray_jobs.ledger import LedgerConfig
 from ray_jobs.prompts import Chat
 from ray_jobs.schema import ANSWERED
@@ -48,7 +49,7 @@ def question() -> Question:
 
 
 def ours() -> dict[str, float]:
-    """ask(), from the moment the engine is ready until every row is in a sealed shard and checked."""
+    """ask(), from when the engine is ready until every row is in a sealed shard."""
     from cluster.session import connect
 
     connect()

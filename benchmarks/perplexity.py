@@ -1,6 +1,7 @@
-"""Prompt tokens scored a second: ask() over Ray Data against raw `LLM.generate`, same model and texts.
+"""Prompt tokens scored a second: ask() over Ray Data against raw `LLM.generate`, same model and
+texts.
 
-    python -m benchmarks.perplexity [runs]
+python -m benchmarks.perplexity [runs]
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SCORED = pa.schema(
 
 
 def ours() -> dict[str, float]:
-    """ask(), from the moment the engine is ready until every row is in a sealed shard and checked."""
+    """ask(), from when the engine is ready until every row is in a sealed shard."""
     from cluster.session import connect
 
     connect()

@@ -1,4 +1,6 @@
-"""A 26M-parameter Qwen2 with random weights. It says nothing; it costs what a model of its size costs."""
+"""A 26M-parameter Qwen2 with random weights. It says nothing; it costs what a model of its size
+costs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from pathlib import Path
 
 VOCABULARY = 8000
 NUM_STOP_TOKENS = 100
-"""About one token in 80 ends the answer, so lengths are geometric: most short, a few long, as in real use."""
+"""About one token in 80 ends the answer, so lengths are geometric: most short, a few long, as in
+real use.
+"""
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{m['role']}}\n{{m['content']}}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -1,4 +1,6 @@
-"""What the benchmarks share: two sides, each in a fresh process, by turns, and the ratio of their medians."""
+"""What the benchmarks share: two sides, each in a fresh process, by turns, and the ratio of their
+medians.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def table(folder: Path) -> Table:
 
 
 def main(module: str, sides: dict[str, Any], unit: str) -> None:
-    """Run one side when named on the command line; else all by turns, and print the medians and their ratio."""
+    """Run one side when named on the command line; else all by turns, and print the medians and
+    their ratio.
+    """
     if len(sys.argv) > 1 and sys.argv[1] in sides:
         print(json.dumps(sides[sys.argv[1]]()))
         return
@@ -61,9 +65,7 @@ def main(module: str, sides: dict[str, Any], unit: str) -> None:
             )
             result = json.loads(out.stdout.splitlines()[-1])
             rates[side].append(result["num_tokens"] / result["wall_s"])
-            print(
-                f"run {number + 1}\t{side}\t{result['num_tokens']} tokens\t{rates[side][-1]:,.0f} {unit}",
-                flush=True,
-            )
+            rate = f"{rates[side][-1]:,.0f} {unit}"
+            print(f"run {number + 1}\t{side}\t{result['num_tokens']} tokens\t{rate}", flush=True)
     ours, raw = (statistics.median(rates[side]) for side in ("ours", "raw"))
     print(f"median of {runs}\tours {ours:,.0f}\traw {raw:,.0f} {unit}\tratio {ours / raw:.3f}")

@@ -1,10 +1,13 @@
-"""The only `ray.init`: the cluster this process was submitted to, the one `ray start` began here, or one of its own."""
+"""The only `ray.init`: the cluster this process was submitted to, the one `ray start` began here,
+or one of its own.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -15,8 +18,7 @@ STARTED_HERE = Path("/tmp/ray/ray_current_cluster")  # written by `ray start`, r
 
 def connect() -> None:
     """Connect to Ray, with token authentication. Workers' output stays in Ray's log folder."""
-    # Before the import, which reads it.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    _take_up_token_mode()
     import ray
 
     if ray.is_initialized():
@@ -35,6 +37,16 @@ def connect() -> None:
         # ray.init puts its own in place, which exits at once.
         signal.signal(signal.SIGTERM, on_sigterm)
     _quieten()
+
+
+def _take_up_token_mode() -> None:
+    imported = "ray" in sys.modules
+    if os.environ.setdefault("RAY_AUTH_MODE", "token") and imported:
+        # Ray read the mode when it was imported (by `serve run`, for one), and this driver would
+        # come without the token that the cluster asks for.
+        from ray._raylet import Config  # type: ignore[attr-defined]
+
+        Config.initialize("")
 
 
 def _join() -> bool:

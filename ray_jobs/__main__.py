@@ -1,4 +1,6 @@
-"""The command line: job name → config → job. Exit codes: 0 done, 1 the job failed, 2 the input is wrong, 130 stopped."""
+"""The command line: job name → config → job. Exit codes: 0 done, 1 the job failed, 2 the input is
+wrong, 130 stopped.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,11 @@ recipes        conf/tiny.yaml (no GPU, tiny models) · conf/rtx3090.yaml (one 24
 
 keys           any key of the recipe: out=/data/run seed=7 build_data.answers.num_answers=2
                sources.mine.path=… adds a source, sources.samples=null removes one
-               when_changed=rebuild makes tables again whose prompts, models or settings have changed
-               docs: README.md
+               when_changed=rebuild makes tables again whose prompts, models or settings have
+               changed docs: README.md
 
-The same command goes on where a stopped one ended. Exit codes: 0 done, 1 failed, 2 wrong input, 130 stopped.
+The same command goes on where a stopped one ended. Exit codes: 0 done, 1 failed, 2 wrong input,
+130 stopped.
 """
 
 

@@ -1,8 +1,9 @@
 """ask(): the one place where a model meets a data set.
 
-Ray Data carries blocks of rows to a pool of actors, each with one engine, and brings back receipts only: it drops and
-replays outputs by index when an actor dies, so a row's truth is the shard that the actor itself wrote. Many small blocks
-are in one actor at once, so that no row waits for the slowest of its block.
+Ray Data carries blocks of rows to a pool of actors, each with one engine, and brings back receipts
+only: it drops and replays outputs by index when an actor dies, so a row's truth is the shard that
+the actor itself wrote. Many small blocks are in one actor at once, so that no row waits for the
+slowest of its block.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Question:
     """The step's."""
     render: Callable[[Row], Chat]
     parse: Callable[[str, Row], Columns | list[Columns]] | None = None
-    """Columns of the row's child, or of all its children in order. Raises Unparsed. Absent for perplexity."""
+    """Columns of the row's child, or of all its children in order. Absent for perplexity."""
     children: Callable[[Row], list[Columns]]
     """The columns that name each child row: `id`, and `parent` where it differs."""
     schema: pa.Schema
@@ -95,10 +96,11 @@ def ask(
     seed: int,
     where: pads.Expression = DONE,
 ) -> tuple[list[str], Asked]:
-    """Ask `engine` about every row of `table` that fits `where`; returns the shards written and what it took.
+    """Ask `engine` about every row of `table` that fits `where`; returns the shards written.
 
-    Rows that the folder's ledger holds are left out. Passes go on until no row is missing; two passes in a row
-    without a new answer end the job, and so does an engine that cannot start (EngineStartError).
+    Rows that the folder's ledger holds are left out. Passes go on until no row is missing; two
+    passes in a row without a new answer end the job, and so does an engine that cannot start
+    (EngineStartError).
     """
     book = Ledger(folder, question.parent)
     ids = table.load(["id"], where)["id"].combine_chunks()
@@ -111,9 +113,8 @@ def ask(
             left = len(ids) - len(pc.unique(book.answered()))
             idle = idle + 1 if left == missing else 0
             if idle == MAX_IDLE_PASSES:
-                raise RuntimeError(
-                    f"{question.name}: {left} rows got no answer in {idle} passes: {pool.last_error}"
-                )
+                why = f"{left} rows got no answer in {idle} passes: {pool.last_error}"
+                raise RuntimeError(f"{question.name}: {why}")
             missing = left
     book.check(ids)
     return book.shards(), Asked(num_kept=num_kept, num_asked=pool.num_asked, wall_s=pool.wall_s)
@@ -133,7 +134,9 @@ def _progress(name: str, total: int, initial: int) -> Any:
 
 
 def _blocks(table: Table, where: pads.Expression, answered: pa.Array) -> Iterator[pa.Table]:
-    """The rows that are missing, in small blocks; within a shard the longest first, so that the tail is short rows."""
+    """The rows that are missing, in small blocks; within a shard the longest first, so that the
+    tail is short rows.
+    """
     for shard in table.scan(where=where):
         rows = shard.filter(pc.invert(pc.is_in(shard["id"], value_set=answered)))
         if "prompt" in rows.schema.names:
@@ -159,7 +162,9 @@ class _Pool:
     def run(
         self, blocks: Iterator[pa.Table], num_rows: int, progress: Callable[[int], Any]
     ) -> None:
-        """One pass over the blocks. A pass that Ray gives up on is logged: what it answered is in the ledger."""
+        """One pass over the blocks. A pass that Ray gives up on is logged: what it answered is in
+        the ledger.
+        """
         import ray
         from ray.exceptions import RayError, RayTaskError
 
@@ -191,8 +196,9 @@ class _Pool:
 
         placement = self._engine.placement
         with warnings.catch_warnings():
-            # Ray 2.60 warns of max_restarts and max_task_retries, but has no other way to give them yet. Its default
-            # is to restart for ever, and a row that kills its engine would loop with it.
+            # Ray 2.60 warns of max_restarts and max_task_retries, but has no other way to give
+            # them yet. Its default is to restart for ever, and a row that kills its engine would
+            # loop with it.
             warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
             return ray.data.from_arrow_refs(refs).map_batches(
                 Asker,
@@ -253,7 +259,9 @@ class Attempts:
 
 
 class Asker:
-    """One engine and the shards it writes: the callable that Ray Data's actors run, many blocks at once."""
+    """One engine and the shards it writes: the callable that Ray Data's actors run, many blocks at
+    once.
+    """
 
     def __init__(
         self,
@@ -263,11 +271,12 @@ class Asker:
         ledger: LedgerConfig,
         seed: int,
         run: str,
-        attempts: ActorHandle,
+        attempts: ActorHandle[Any],
     ) -> None:
         self._engine_name = engine.title
         self._question, self._seed, self._attempts = question, seed, attempts
-        # After a death Ray sends the actor's blocks again, with rows in them that are already in a shard.
+        # After a death Ray sends the actor's blocks again, with rows in them that are already in a
+        # shard.
         self._answered = (
             set(Ledger(folder, question.parent).answered().to_pylist())
             if _was_restarted()
@@ -281,14 +290,16 @@ class Asker:
         self._num_blocks = 0
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Ask about the rows of a block; returns a receipt. They are sealed at the latest when the actor falls idle."""
+        """Ask about the rows of a block; returns a receipt. They are sealed at the latest when the
+        actor falls idle.
+        """
         import ray
 
         with self._lock:
             self._num_blocks += 1
         rows = [row for row in block.to_pylist() if row["id"] not in self._answered]
         ids = [row["id"] for row in rows]
-        suspects = ray.get(self._attempts.begin.remote(ids)) if rows else []
+        suspects: list[bool] = ray.get(self._attempts.begin.remote(ids)) if rows else []
         self._ask_together(
             [row for row, suspect in zip(rows, suspects, strict=True) if not suspect]
         )
@@ -305,7 +316,9 @@ class Asker:
         )
 
     def _ask_together(self, rows: list[Row]) -> None:
-        """Ask about all rows at once; each is written when its own answers are there, whatever the others do."""
+        """Ask about all rows at once; each is written when its own answers are there, whatever the
+        others do.
+        """
         asked = [(row, self._submit(row)) for row in rows]
         row_of = {future: number for number, (_, futures) in enumerate(asked) for future in futures}
         num_open = [len(futures) for _, futures in asked]
@@ -361,12 +374,13 @@ class Asker:
     ) -> list[Mapping[str, Any]]:
         """The child rows that one reply gives, or that lack it."""
         reply: Reply | None = None
+        answers: list[Columns] = [{}] * len(children)
+        outcome, reason = "done", None
         try:
             reply = future.result()
             answers = self._read(reply, row)
-            outcome, reason = "done", None
         except NoAnswer as no_answer:
-            answers, outcome, reason = [{}] * len(children), no_answer.outcome, str(no_answer)
+            outcome, reason = no_answer.outcome, str(no_answer)
         except Exception as error:
             error.add_note(f"step {self._question.name}, row {row['id']}")
             raise
@@ -401,7 +415,9 @@ class Asker:
 def fit(
     values: Mapping[str, Any], schema: pa.Schema, carried: set[str], outcome: str
 ) -> dict[str, Any]:
-    """A row's values as the schema has them. Only a row without an answer may lack columns: they are null."""
+    """A row's values as the schema has them. Only a row without an answer may lack columns: they
+    are null.
+    """
     names = set(schema.names)
     foreign = values.keys() - names - carried
     assert not foreign, f"columns that the schema does not have: {sorted(foreign)}"

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from cluster import session
 from ray_jobs import readers, taxonomy, tiny, verdicts
 from ray_jobs.asking import Question, ask
-from ray_jobs.config import BuildData, Recipe, cache
-from ray_jobs.engines.judge import JudgeEngineConfig
+from ray_jobs.config import BuildData, Recipe, cache, placed
+from ray_jobs.engines.judge import JudgeConfig, JudgeEngineConfig
 from ray_jobs.engines.seam import EngineConfig
 from ray_jobs.engines.vllm import VllmConfig
 from ray_jobs.lock import RunLock
@@ -52,7 +52,9 @@ def build_data(recipe: Recipe) -> None:
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse what cannot work: engines, sources, prompt files, taxonomy. Nothing has been started or written yet."""
+    """Refuse what cannot work: engines, sources, prompt files, taxonomy. Nothing has been started
+    or written yet.
+    """
     cfg = recipe.build_data
     for name in {cfg.intents.engine, cfg.answers.engine, cfg.rewards.engine}:
         try:
@@ -157,7 +159,9 @@ def rows(home: Folder, found: Iterable[dict[str, Any]], schema: pa.Schema) -> Wr
 
 
 class Models:
-    """Brings up what a step needs when the first step needs it: Ray, the embedded models, the judge."""
+    """Brings up what a step needs when the first step needs it: Ray, the embedded models, the
+    judge.
+    """
 
     def __init__(self, recipe: Recipe, stack: ExitStack) -> None:
         self._recipe, self._stack = recipe, stack
@@ -198,30 +202,24 @@ class Models:
     def _bring_up(self, name: str) -> None:
         session.connect()
         asked, engine = self._recipe.engines[name], self._engines[name]
-        model = (
-            asked.judge.backend.model
-            if isinstance(asked, JudgeEngineConfig)
-            else getattr(asked, "model", "")
-        )
-        if model in tiny.NAMES:
-            tiny.ensure(model, cache(), log.info)
-        if (
-            isinstance(engine, JudgeEngineConfig)
-            and not engine.url
-            and engine.judge.app_name not in self._judges
-        ):
-            self._judges.add(engine.judge.app_name)
-            if serve_app.up(engine.judge):
-                self._stack.callback(serve_app.down, engine.judge)
+        model: EngineConfig = asked.asked.backend if isinstance(asked, JudgeEngineConfig) else asked
+        if isinstance(model, VllmConfig) and model.model in tiny.NAMES:
+            tiny.ensure(model.model, cache(), log.info)
+        if isinstance(engine, JudgeEngineConfig) and not engine.url:
+            self._bring_up_judge(engine.asked)
+
+    def _bring_up_judge(self, judge: JudgeConfig) -> None:
+        if judge.app_name not in self._judges:
+            self._judges.add(judge.app_name)
+            if serve_app.up(judge):
+                self._stack.callback(serve_app.down, judge)
 
 
 def _placed(engine: EngineConfig) -> EngineConfig:
-    """The engine with an embedded model's name replaced by the folder it is, or will be, built into."""
+    """The engine with an embedded model's name replaced by its folder."""
     if isinstance(engine, JudgeEngineConfig):
-        backend = _placed(engine.judge.backend)
-        assert isinstance(backend, VllmConfig)
-        return replace(engine, judge=replace(engine.judge, backend=backend))
-    if isinstance(engine, VllmConfig) and engine.model in tiny.NAMES:
-        folder = tiny.folder(engine.model, cache())
-        return replace(engine, model=str(folder), revision=tiny.fingerprint(engine.model))
+        backend = placed(engine.asked.backend)
+        return replace(engine, judge=replace(engine.asked, backend=backend))
+    if isinstance(engine, VllmConfig):
+        return placed(engine)
     return engine

@@ -14,6 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ray_jobs import tiny
 from ray_jobs.engines.endpoint import EndpointConfig
 from ray_jobs.engines.judge import JudgeConfig, JudgeEngineConfig
 from ray_jobs.engines.models import is_local
@@ -29,7 +30,6 @@ from ray_jobs.stages.intents import Intents
 from ray_jobs.stages.rewards import Rewards
 from ray_jobs.stages.selection import Selection
 from ray_jobs.steps import WhenChanged
-from ray_jobs.tiny import NAMES as EMBEDDED
 
 KINDS: dict[str, type[Any]] = {
     "vllm": VllmConfig,
@@ -75,8 +75,18 @@ def cache() -> Path:
     return Path(os.environ.get("GARRISON_CACHE", "~/.cache/garrison")).expanduser().absolute()
 
 
+def placed(engine: VllmConfig) -> VllmConfig:
+    """The engine with an embedded model's name replaced by the folder it is, or will be, in."""
+    if engine.model not in tiny.NAMES:
+        return engine
+    folder = tiny.folder(engine.model, cache())
+    return replace(engine, model=str(folder), revision=tiny.fingerprint(engine.model))
+
+
 def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and its `key=value` overrides. ValueError, one line, names the key that is wrong and what to do."""
+    """Read a recipe and its `key=value` overrides. ValueError, one line, names the key that is
+    wrong and what to do.
+    """
     data = _merge(path, overrides)
     where = _Where(path)
     top = {item.name for item in fields(Recipe)} - {"file"}
@@ -115,7 +125,7 @@ def _merge(path: str, overrides: Sequence[str]) -> dict[str, Any]:
             f"{path}: there is no such recipe; the ones that come with Garrison are in conf/"
         )
     try:
-        merged = OmegaConf.load(path)
+        merged: Any = OmegaConf.load(path)
         if not isinstance(merged, DictConfig):
             raise ValueError(f"{path}: a recipe is a mapping of sections, this is a list or a word")
         for override in overrides:
@@ -133,23 +143,27 @@ def _merge(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ValueError(f"{path}: {_first_line(error)}") from error
     assert isinstance(plain, dict)
-    return plain
+    return {str(key): value for key, value in plain.items()}
 
 
 def _out(path: str, out: Any) -> str:
     if not out:
         raise ValueError(f"{path}: out: missing; give the folder or URI for the results")
-    out = str(out)
-    if "://" in out:
-        return out
-    folder = Path(out).expanduser()
-    # Ray unpacks an uploaded working_dir under such a path, and removes it: results there would be lost.
+    if "://" in str(out):
+        return str(out)
+    folder = Path(str(out)).expanduser()
+    # Ray unpacks an uploaded working_dir under such a path, and removes it: results there would be
+    # lost.
     if not folder.is_absolute() and re.search(r"working_dir_files|_ray_pkg_", str(Path.cwd())):
         raise ValueError(
-            f"{path}: out: {out!r} is relative, and inside an uploaded working_dir it would be lost; "
-            f"add to the command: out=/an/absolute/folder (or s3://…)"
+            f"{path}: out: {out!r} is relative, and would be lost with the uploaded working_dir; "
+            "add to the command: out=/an/absolute/folder (or s3://…)"
         )
     return str(folder.absolute())
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def _engine(where: _Where, name: str, entry: Any) -> EngineConfig:
@@ -162,10 +176,10 @@ def _engine(where: _Where, name: str, entry: Any) -> EngineConfig:
             f"{key}.kind", f"there is no kind {entry['kind']!r}; expected one of {', '.join(KINDS)}"
         )
     built: EngineConfig = where.section(kind, entry, key)
-    if isinstance(built, VllmConfig) and built.model not in EMBEDDED and is_local(built.model):
-        built = replace(built, model=str(Path(built.model).expanduser().absolute()))
+    if isinstance(built, VllmConfig) and built.model not in tiny.NAMES and is_local(built.model):
+        built = replace(built, model=_absolute(built.model))
     if isinstance(built, ScriptedConfig):
-        built = replace(built, answers=str(Path(built.answers).expanduser().absolute()))
+        built = replace(built, answers=_absolute(built.answers))
     return built
 
 
@@ -204,14 +218,13 @@ def _build_data(where: _Where, data: dict[str, Any]) -> BuildData:
     if not sources:
         raise where.error("build_data.sources", "at least one source is needed")
     absolute = {
-        name: replace(source, path=str(Path(source.path).expanduser().absolute()))
-        for name, source in sources.items()
+        name: replace(source, path=_absolute(source.path)) for name, source in sources.items()
     }
-    built = {
+    built: dict[str, Any] = {
         name: where.section(kind, data.get(name) or {}, f"build_data.{name}")
         for name, kind in sections.items()
     }
-    return BuildData(sources=absolute, **built)  # type: ignore[arg-type]
+    return BuildData(sources=absolute, **built)
 
 
 def _check_engine_names(where: _Where, recipe: Recipe) -> None:
@@ -220,7 +233,7 @@ def _check_engine_names(where: _Where, recipe: Recipe) -> None:
         if name not in recipe.engines:
             raise where.error(
                 f"build_data.{stage}.engine",
-                f"there is no engine {name!r}; the recipe's engines are {', '.join(recipe.engines)}",
+                f"there is no engine {name!r}; there are {', '.join(recipe.engines)}",
             )
 
 

@@ -1,7 +1,7 @@
 """The ledger of a step: the shards already written, and the writer that adds to them.
 
-A row counts as answered once its shard has its final name. Shards of rows that failed are kept apart, and the next run
-removes them and asks those rows again.
+A row counts as answered once its shard has its final name. Shards of rows that failed are kept
+apart, and the next run removes them and asks those rows again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class LedgerConfig:
     shard_s: float = field(default=30.0, metadata={"decides_rows": False})
     """Seconds after which a shard is closed."""
     max_failed: int = field(default=0, metadata={"decides_rows": False})
-    """Failed rows that a step may end with. Above it the job fails and the same command retries them."""
+    """Failed rows that a step may end with. Above it the job fails and the same command retries
+    them.
+    """
 
     def __post_init__(self) -> None:
         if self.shard_rows < 1 or self.shard_s <= 0 or self.max_failed < 0:
@@ -48,8 +50,8 @@ class Ledger:
         for name in folder.names():
             if name.startswith(FAILED):
                 folder.remove(name)
-        # A run that was killed may still have an engine alive that writes one more shard: it is not in this list,
-        # nor does it bear this run's name, so it is left out.
+        # A run that was killed may still have an engine alive that writes one more shard: it is
+        # not in this list, nor does it bear this run's name, so it is left out.
         self._earlier = [name for name in folder.names() if name.endswith(".parquet")]
 
     def shards(self) -> list[str]:
@@ -73,9 +75,8 @@ class Ledger:
         missing = pc.sum(pc.invert(pc.is_in(asked, value_set=parents))).as_py() or 0
         foreign = pc.sum(pc.invert(pc.is_in(parents, value_set=asked))).as_py() or 0
         doubled = len(ids) - len(pc.unique(ids))
-        assert not (missing or foreign or doubled), (
-            f"{missing} rows missing, {foreign} not asked, {doubled} twice"
-        )
+        wrong = f"{missing} rows missing, {foreign} not asked, {doubled} twice"
+        assert missing == foreign == doubled == 0, wrong
 
 
 class ShardWriter:
@@ -92,7 +93,9 @@ class ShardWriter:
         threading.Thread(target=self._seal_by_time, name="ledger", daemon=True).start()
 
     def add(self, rows: list[Mapping[str, Any]]) -> None:
-        """Take all rows that one asked row has become: a shard holds all of them or none, and all failed if one has."""
+        """Take all rows that one asked row has become: a shard holds all of them or none, and all
+        failed if one has.
+        """
         failed = any(row["outcome"] == "failed" for row in rows)
         with self._lock:
             if not self._num_held():

@@ -1,6 +1,7 @@
 """One run to a folder: a lock file with a heartbeat.
 
-On one machine a dead holder is known at once; elsewhere (an object store, a shared disk) when its heartbeat stops.
+On one machine a dead holder is known at once; elsewhere (an object store, a shared disk) when its
+heartbeat stops.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ class RunLock:
         holder = self._holder()
         if holder and _alive(holder):
             raise ValueError(
-                f"{self._folder.uri}: another run writes here (process {holder['pid']} on {holder['host']}, "
-                f"last sign of life {time.time() - holder['time']:.0f} s ago); wait for it, or give another out="
+                f"{self._folder.uri}: another run writes here (process {holder['pid']} on "
+                f"{holder['host']}, last sign of life {time.time() - holder['time']:.0f} s ago); "
+                "wait for it, or give another out="
             )
         self._beat()
-        # Neither a shared disk nor an object store has a lock that all of them keep. Of two that start together
-        # the later writer wins, and after a moment the other sees that it has lost.
+        # Neither a shared disk nor an object store has a lock that all of them keep. Of two that
+        # start together the later writer wins, and after a moment the other sees that it has lost.
         time.sleep(0.2)
         holder = self._holder()
         if not holder or holder["run"] != self._me["run"]:
@@ -83,5 +85,5 @@ def _process(pid: int) -> dict[str, Any]:
 
 def _alive(holder: dict[str, Any]) -> bool:
     if holder["host"] == socket.gethostname() and holder["started"]:
-        return _process(holder["pid"])["started"] == holder["started"]
+        return bool(_process(holder["pid"])["started"] == holder["started"])
     return bool(time.time() - holder["time"] < STALE_S)

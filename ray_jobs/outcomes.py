@@ -1,4 +1,6 @@
-"""What may become of a row, and the exceptions by which an engine or a parser says so. Each takes one string, the reason."""
+"""What may become of a row, and the exceptions by which an engine or a parser says so. Each takes
+one string, the reason.
+"""
 
 from __future__ import annotations
 

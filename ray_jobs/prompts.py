@@ -1,6 +1,8 @@
-"""Prompt files: `conf/prompts/<name>.<zh|en>.md`, the system turn above a line `---`, the user turn below.
+"""Prompt files: `conf/prompts/<name>.<zh|en>.md`, the system turn above a line `---`, the user
+turn below.
 
-A gap that nobody fills raises, and so does a value that no gap asks for: both are slips that would go unseen for 100,000 rows.
+A gap that nobody fills raises, and so does a value that no gap asks for: both are slips that would
+go unseen for 100,000 rows.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ LANGUAGES = ("zh", "en")
 
 @cache
 def read_prompt(name: str, language: str) -> tuple[string.Template, string.Template]:
-    """The system and the user template of a prompt file. ValueError when it is absent or has not two parts."""
+    """The system and the user template of a prompt file. ValueError when it is absent or has not
+    two parts.
+    """
     file = prompt_file(name, language)
     if not file.is_file():
         raise ValueError(
@@ -28,13 +32,15 @@ def read_prompt(name: str, language: str) -> tuple[string.Template, string.Templ
     system, found, user = file.read_text(encoding="utf-8").partition("\n---\n")
     if not found:
         raise ValueError(
-            f"{file}: expected a system turn, a line '---' and a user turn; the line '---' is missing"
+            f"{file}: expected a system turn, a line '---' and a user turn; '---' is missing"
         )
     return string.Template(system.strip()), string.Template(user.strip("\n"))
 
 
 def fill(name: str, language: str, **values: str) -> Chat:
-    """The chat turns of a prompt with every gap filled. ValueError names the file and the gap that was missed."""
+    """The chat turns of a prompt with every gap filled. ValueError names the file and the gap that
+    was missed.
+    """
     system, user = read_prompt(name, language)
     check_gaps(name, language, frozenset(values))
     return [
@@ -63,7 +69,7 @@ def check_gaps(name: str, language: str, offered: frozenset[str]) -> None:
 
 
 def check(name: str, *offered: str) -> None:
-    """Refuse a prompt whose files are absent, or whose gaps are not exactly these, in any language."""
+    """Refuse a prompt that lacks a language, or whose gaps are not exactly these."""
     for language in LANGUAGES:
         check_gaps(name, language, frozenset(offered))
 
@@ -74,13 +80,13 @@ def prompt_file(name: str, language: str) -> Path:
 
 
 def fingerprint(name: str) -> str:
-    """A hash of the prompt's files in all languages, for the fingerprint of the step that uses it."""
+    """A hash of the prompt's files, for the fingerprint of the step that uses it."""
     digest = hashlib.sha256()
     for language in LANGUAGES:
         file = prompt_file(name, language)
         if not file.is_file():
             raise ValueError(
-                f"{file}: no such prompt file; every prompt has a {' and a '.join(LANGUAGES)} version"
+                f"{file}: no such prompt file; every prompt has {' and '.join(LANGUAGES)} versions"
             )
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

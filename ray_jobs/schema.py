@@ -1,6 +1,7 @@
 """The rows that pass between steps, in the order of a row's life, strict about names and nulls.
 
-A column that a model's answer fills is nullable: where the answer is missing the column is null, never a default.
+A column that a model's answer fills is nullable: where the answer is missing the column is null,
+never a default.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ STRINGS = pa.list_(pa.string())
 
 
 def row_id(source: str, prompt: str, responses: Sequence[str]) -> str:
-    """32 hex digits (16 bytes) of SHA-256 over source, prompt and original responses, all in NFC."""
+    """32 hex digits (16 bytes) of SHA-256 over source, prompt and responses, all in NFC."""
     parts = [unicodedata.normalize("NFC", part) for part in (source, prompt, *responses)]
     # A length before each part: otherwise ("ab", "c") and ("a", "bc") would share an id.
     data = b"".join(len(part.encode()).to_bytes(8, "big") + part.encode() for part in parts)

@@ -1,4 +1,6 @@
-"""Steps: run, resume, skip or refuse each by its fingerprint. All fingerprints are known before anything runs."""
+"""Steps: run, resume, skip or refuse each by its fingerprint. All fingerprints are known before
+anything runs.
+"""
 
 from __future__ import annotations
 
@@ -71,10 +73,11 @@ def deciding(config: Any) -> Any:
 
 
 def run_steps(steps: Sequence[Step], out: Folder) -> dict[str, Table]:
-    """Bring every step's table up to date, in order. Published tables with the same fingerprint are left alone.
+    """Bring every step's table up to date, in order. Published tables with the same fingerprint
+    are left alone.
 
-    Raises JobFailed where more rows failed than a step may. Tables made otherwise are replaced: call refuse_changed
-    first where that is not wanted.
+    Raises JobFailed where more rows failed than a step may. Tables made otherwise are replaced:
+    call refuse_changed first where that is not wanted.
     """
     tables: dict[str, Table] = {}
     for step in steps:
@@ -142,8 +145,8 @@ def _run(step: Step, folder: Folder, inputs: Sequence[Table]) -> Table:
             f"{reason} ({num})" for reason, num in manifest["reasons"]["failed"].items()
         )
         raise JobFailed(
-            f"{step.name}: {failed} of {manifest['num_rows']} rows failed, {written.max_failed} may: {most[:300]}. "
-            "The same command asks exactly those again"
+            f"{step.name}: {failed} of {manifest['num_rows']} rows failed, "
+            f"{written.max_failed} may: {most[:300]}. The same command asks exactly those again"
         )
     folder.write("manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1).encode())
     for name in folder.names():

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table as Screen
 
@@ -14,14 +15,15 @@ from ray_jobs.config import Recipe
 from ray_jobs.outcomes import OUTCOMES
 from ray_jobs.tables import DONE, Table
 
+ROLE = pc.field("role")
+
 
 def print_summary(recipe: Recipe, tables: Mapping[str, Table]) -> None:
     """Rows by step and outcome, selected rows by scenario, and where they are."""
     console = Console()
     console.print(_steps(tables))
-    console.print(_scenarios(tables["selected"]))
-    for line in _rates(tables):
-        console.print(line, highlight=False)
+    for line in ("", *_scenarios(tables["selected"]), "", *_rest(tables)):
+        console.print(line, highlight=False, soft_wrap=True)
     home = tables["exported"]
     console.print(f"data set    {home.folder.uri}/{home.manifest['fingerprint']}/", soft_wrap=True)
     console.print(f"tables      {recipe.out}/<step>/manifest.json", soft_wrap=True)
@@ -53,45 +55,25 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def _scenarios(selected: Table) -> Screen:
-    rows = selected.load(["scenario", "outcome", "role"]).to_pylist()
+def _scenarios(selected: Table) -> list[str]:
+    rows = selected.load(["scenario", "outcome", "role"], ROLE != "general").to_pylist()
+    scored = Counter(row["scenario"] for row in rows)
     chosen = Counter(row["scenario"] for row in rows if row["outcome"] == "done")
-    seen = Counter(row["scenario"] for row in rows)
-    screen = Screen(
-        title="\nresponses selected / scored, by scenario",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    codes = [*taxonomy.CODES]
-    for code in codes:
-        screen.add_column(code, justify="right")
-    screen.add_column("unmapped", justify="right")
-    scored = Counter(row["scenario"] for row in rows if row["role"] != "general")
-    screen.add_row(
-        *(f"{chosen[code]}/{seen[code]}" for code in codes),
-        f"{sum(r['outcome'] == 'done' and r['scenario'] is None and r['role'] != 'general' for r in rows)}/{scored[None]}",
-    )
-    return screen
+    names: dict[str | None, str] = {code: code for code in taxonomy.CODES} | {None: "no scenario"}
+    cells = [f"{name} {chosen[code]}/{scored[code]}".ljust(13) for code, name in names.items()]
+    lines = ["".join(cells[first : first + 5]) for first in range(0, len(cells), 5)]
+    return ["responses selected / scored, by scenario", *lines]
 
 
-def _rates(tables: Mapping[str, Table]) -> list[str]:
-    selected = tables["selected"]
-    general = len(selected.load(["id"], DONE & (_role() == "general")))
+def _rest(tables: Mapping[str, Table]) -> list[str]:
+    selected, labelled = tables["selected"], tables["labelled"]
+    num_general = len(selected.load(["id"], DONE & (ROLE == "general")))
     reasons = selected.manifest["reasons"].get("dropped", {})
     dropped = ", ".join(f"{reason} {num}" for reason, num in list(reasons.items())[:5])
-    unmapped = sum(
-        row["outcome"] == "done" and row["scenario"] is None
-        for row in tables["labelled"].load(["outcome", "scenario"]).to_pylist()
-    )
+    num_unmapped = len(labelled.load(["id"], DONE & pc.field("scenario").is_null()))
+    num_labels = labelled.counts.get("done", 0)
     return [
-        f"general     {general} rows joined at selection",
+        f"general     {num_general} rows joined at selection",
         f"not chosen  {dropped or 'none'}",
-        f"unmapped    {unmapped} of {tables['labelled'].manifest['num_rows']} labels mean no scenario yet: conf/taxonomy.yaml",
+        f"unmapped    {num_unmapped} of {num_labels} labels mean no scenario (conf/taxonomy.yaml)",
     ]
-
-
-def _role() -> Any:
-    import pyarrow.compute as pc
-
-    return pc.field("role")

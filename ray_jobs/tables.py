@@ -1,7 +1,8 @@
 """Tables: Parquet shards and, last, `manifest.json`. A table exists once its manifest does.
 
-`<out>/<step>/manifest.json` names shards under `<out>/<step>/<fingerprint>/`, relative to the step: so a changed step is
-written beside the old one and replaces it by a single PUT, and a moved folder stays whole. Local or `s3://`, `gs://`.
+`<out>/<step>/manifest.json` names shards under `<out>/<step>/<fingerprint>/`, relative to the
+step: so a changed step is written beside the old one and replaces it by a single PUT, and a moved
+folder stays whole. Local or `s3://`, `gs://`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ DONE = pads.field("outcome") == "done"
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of exactly this schema: no column more, none fewer, no null where none may be. AssertionError else."""
+    """Rows as a table of exactly this schema: no column more, none fewer, no null where none may
+    be. AssertionError else.
+    """
     names = set(schema.names)
     for row in rows:
         assert row.keys() == names, (
@@ -48,7 +51,9 @@ class Folder:
         return Folder(f"{self.uri.rstrip('/')}/{name}")
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file so that it is whole or absent: rename on a disk, a single PUT on an object store."""
+        """Write a file so that it is whole or absent: rename on a disk, a single PUT on an object
+        store.
+        """
         system, path = self._place()
         if isinstance(system, pafs.LocalFileSystem):
             _write_local(Path(path) / name, data)
@@ -81,7 +86,9 @@ class Folder:
         )
 
     def names(self) -> list[str]:
-        """The names of the files and folders directly inside, sorted; empty where the folder is absent."""
+        """The names of the files and folders directly inside, sorted; empty where the folder is
+        absent.
+        """
         system, path = self._place()
         selector = pafs.FileSelector(path, allow_not_found=True)
         return sorted(
@@ -159,7 +166,9 @@ def open_table(folder: Folder) -> Table | None:
 
 
 def write_shards(folder: Folder, batches: Iterable[pa.Table]) -> list[str]:
-    """Write batches as numbered shards; returns their names. An empty table still gets one shard, for its schema."""
+    """Write batches as numbered shards; returns their names. An empty table still gets one shard,
+    for its schema.
+    """
     names = []
     for number, batch in enumerate(batches):
         names.append(f"part-{number:05d}.parquet")

@@ -1,4 +1,4 @@
-"""The 14 scenarios, and which scenario a free label means. The map is data: `conf/taxonomy.yaml`."""
+"""The 14 scenarios, and which of them a free label means: `conf/taxonomy.yaml`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def load() -> Taxonomy:
             if label_to_code.setdefault(normalise(str(label)), code) != code:
                 other = label_to_code[normalise(str(label))]
                 raise ValueError(
-                    f"{FILE}: label {label!r} stands under {code} and under {other}; keep it under one"
+                    f"{FILE}: label {label!r} stands under {code} and under {other}; keep one"
                 )
     if missing := [code for code in CODES if code not in scenarios]:
         raise ValueError(f"{FILE}: scenario {missing[0]} is missing; all 14 codes are needed")

@@ -7,8 +7,8 @@ since two jobs on a machine would fight over it; their judges are reached throug
 from __future__ import annotations
 
 import logging
-import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster.session import connect
@@ -31,14 +31,16 @@ def build(args: dict[str, str]) -> Application:
 
     For `serve run serve.app:build recipe=<recipe.yaml> [key=value …]`.
     """
-    from ray_jobs import config
+    from ray_jobs import config, tiny
 
     overrides = dict(args)
     recipe = overrides.pop("recipe", "conf/tiny.yaml")
     cfg = config.load(recipe, [f"{key}={value}" for key, value in overrides.items()]).judge
     if cfg is None:
         raise ValueError(f"{recipe}: judge: missing; the section names the judge's backend")
-    _take_up_token_mode()
+    if cfg.backend.model in tiny.NAMES:
+        tiny.ensure(cfg.backend.model, config.cache(), log.info)
+    cfg = replace(cfg, backend=config.placed(cfg.backend))
     connect()
     from ray import serve as ray_serve
 
@@ -52,15 +54,6 @@ def build(args: dict[str, str]) -> Application:
         ray_serve.shutdown()  # type: ignore[no-untyped-call]
     ray_serve.start(proxy_location="HeadOnly", http_options={"host": cfg.host, "port": cfg.port})
     return application(cfg)
-
-
-def _take_up_token_mode() -> None:
-    # `serve run` has imported ray, which read the mode then; without this the new cluster's own
-    # driver would come without the token that the cluster asks for.
-    from ray._raylet import Config  # type: ignore[attr-defined]
-
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    Config.initialize("")
 
 
 def application(cfg: JudgeConfig) -> Application:

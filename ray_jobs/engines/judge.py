@@ -13,7 +13,7 @@ import json
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from ray_jobs.engines.loop import LoopThread
 from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, EngineStartError, Placement, Reply, Request
@@ -22,7 +22,7 @@ from ray_jobs.outcomes import Blocked, Failed, NoAnswer, Quarantined, Refused, U
 from ray_jobs.prompts import fingerprint
 
 VERSION = 1
-"""Of how the judge asks and reads (serve/judge.py, verdicts.py): what changes scores raises it."""
+"""Of how the judge asks and reads (serve/rubric.py, verdicts.py): what changes scores raises it."""
 ATTEMPTS = 5
 FIRST_WAIT_S = 1.0
 PATHS = {"score_responses": "/v1/score/responses", "score_prompt": "/v1/score/prompt"}
@@ -110,6 +110,8 @@ class JudgeEngineConfig:
         """Refuse a URL that is none."""
         if self.url and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"engines.{name}.url: expected http://host:port, found {self.url!r}")
+        if not self.url:
+            self.asked.backend.check("<judge.backend>")
 
     def open(self) -> JudgeEngine:
         """Reach the judge. EngineStartError where there is none."""
@@ -118,12 +120,6 @@ class JudgeEngineConfig:
 
 class _Unreachable(Exception):
     """This attempt got no answer; another may."""
-
-
-class _Wire(Protocol):
-    async def ask(self, question: str, item: Item) -> Item: ...
-
-    async def close(self) -> None: ...
 
 
 class JudgeEngine:
@@ -159,7 +155,7 @@ class JudgeEngine:
 
 
 def _reply(answer: Item) -> Reply:
-    if answer["outcome"] != "done":
+    if answer["outcome"] not in ("done", "unparsed"):  # who asked keeps the text of the latter
         raise NO_ANSWERS[answer["outcome"]](answer["reason"])
     return Reply(
         text=json.dumps(answer, ensure_ascii=False),
@@ -169,7 +165,7 @@ def _reply(answer: Item) -> Reply:
     )
 
 
-async def _open_wire(cfg: JudgeEngineConfig) -> _Wire:
+async def _open_wire(cfg: JudgeEngineConfig) -> _Handle | _Http:
     if not cfg.url:
         return _Handle(cfg)
     wire = _Http(cfg)

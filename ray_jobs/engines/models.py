@@ -15,7 +15,9 @@ def is_local(model: str) -> bool:
 
 
 def check_model(model: str, where: str) -> None:
-    """Refuse what is neither a hub id nor a folder with a config, a tokenizer and safetensors weights."""
+    """Refuse what is neither a hub id nor a folder with a config, a tokenizer and safetensors
+    weights.
+    """
     if not is_local(model):
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
             raise ValueError(
@@ -33,9 +35,11 @@ def check_model(model: str, where: str) -> None:
 
 
 def content_hash(folder: Path) -> str:
-    """Which model lies in a folder: its small files whole, its weights by header, size and the first and last MiB.
+    """Which model lies in a folder: its small files whole, its weights by header, size and the
+    first and last MiB.
 
-    Headers alone would not tell two trainings of one architecture apart; reading all of 15 GB would take a minute.
+    Headers alone would not tell two trainings of one architecture apart; reading all of 15 GB
+    would take a minute.
     """
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja")):
@@ -51,7 +55,9 @@ def content_hash(folder: Path) -> str:
 
 
 def weight_bytes(model: str) -> int:
-    """Bytes of a local folder's weights; 0 where the model is a hub id, whose size is not known before it is fetched."""
+    """Bytes of a local folder's weights; 0 where the model is a hub id, whose size is not known
+    before it is fetched.
+    """
     return (
         sum(file.stat().st_size for file in Path(model).expanduser().glob("*.safetensors"))
         if is_local(model)

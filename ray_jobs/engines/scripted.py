@@ -1,4 +1,6 @@
-"""Kind `scripted`: answers from a table, for dry runs and tests. It is no model and stands in for none."""
+"""Kind `scripted`: answers from a table, for dry runs and tests. It is no model and stands in for
+none.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class ScriptedConfig:
 
     kind: Literal["scripted"] = "scripted"
     answers: str
-    """A YAML list of {match: regular expression over the chat's text, answer: text}; the first that matches answers."""
+    """A YAML list of {match: regular expression over the chat's text, answer: text}; the first
+    that matches answers.
+    """
     delay_s: float = field(default=0.0, metadata=NO_EFFECT_ON_ROWS)
     """How long an answer takes."""
     log: str = field(default="", metadata=NO_EFFECT_ON_ROWS)

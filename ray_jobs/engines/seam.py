@@ -100,7 +100,8 @@ class Placement:
     def __post_init__(self) -> None:
         if not 1 <= self.min_actors <= self.max_actors:
             raise ValueError(
-                f"min_actors, max_actors: expected 1 ≤ min ≤ max, found {self.min_actors}, {self.max_actors}"
+                "min_actors, max_actors: expected 1 ≤ min ≤ max, "
+                f"found {self.min_actors}, {self.max_actors}"
             )
 
 
@@ -123,7 +124,10 @@ class Engine(Protocol):
 class EngineConfig(Protocol):
     """What every kind of engine says of itself."""
 
-    placement: Placement
+    @property
+    def placement(self) -> Placement:
+        """Where its actors run."""
+        ...
 
     @property
     def title(self) -> str:
@@ -136,7 +140,9 @@ class EngineConfig(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What decides its answers, for fingerprints: model, revision or content hash; never where it runs."""
+        """What decides its answers, for fingerprints: model, revision or content hash; never where
+        it runs.
+        """
         ...
 
     def check(self, name: str) -> None:

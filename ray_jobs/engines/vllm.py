@@ -1,7 +1,8 @@
 """Kind `vllm`: a real vLLM engine in the actor's process, its core in a child process.
 
-One thread feeds the engine and steps it; a request is a future. When the core dies, what was in flight is asked again in
-halves until the request that kills it is alone, and that one is quarantined.
+One thread feeds the engine and steps it; a request is a future. When the core dies, what was in
+flight is asked again in halves until the request that kills it is alone, and that one is
+quarantined.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +49,8 @@ class VllmConfig:
     max_num_seqs: int = field(default=64, metadata=NO_EFFECT_ON_ROWS)
     """Requests the engine works on at once."""
     max_num_batched_tokens: int = field(default=8192, metadata=NO_EFFECT_ON_ROWS)
-    """Tokens of one engine step. Prompt log-probabilities need memory for this many × vocabulary."""
+    """Tokens of one engine step. Prompt log-probabilities need memory for this many × vocabulary.
+    """
     gpu_memory_utilization: float = field(default=0.9, metadata=NO_EFFECT_ON_ROWS)
     """Share of the card that weights and KV cache may fill."""
     cpu_kv_cache_gib: int = field(default=1, metadata=NO_EFFECT_ON_ROWS)
@@ -65,11 +66,15 @@ class VllmConfig:
 
     @property
     def in_flight(self) -> int:
-        """Twice what the engine works on: as one finishes, the next is already tokenised and queued in the core."""
+        """Twice what the engine works on: as one finishes, the next is already tokenised and
+        queued in the core.
+        """
         return 2 * self.max_num_seqs
 
     def identity(self) -> dict[str, Any]:
-        """Model and revision, or the content of a local folder; precision and length, which change what is said."""
+        """Model and revision, or the content of a local folder; precision and length, which change
+        what is said.
+        """
         local = is_local(self.model) and not self.revision
         which = (
             content_hash(Path(self.model).expanduser())
@@ -101,7 +106,10 @@ class VllmConfig:
 class _Job:
     request: Request
     tokens: list[int]
+    params: Any
     future: Future[Reply]
+    deaths: int = 0
+    """Of cores that it was in."""
     deaths_alone: int = 0
 
 
@@ -114,6 +122,7 @@ class VllmEngine:
         self._held: dict[str, _Job] = {}
         self._suspects: deque[list[_Job]] = deque()
         self._ids = itertools.count()
+        self._gone: EngineStartError | None = None
         self._tokenizer_lock = threading.Lock()
         self._engine = _start(cfg)
         self._tokenizer = self._engine.get_tokenizer()
@@ -123,15 +132,16 @@ class VllmEngine:
     def submit(self, request: Request) -> Future[Reply]:
         """Ask. See the seam for what the future may raise."""
         future: Future[Reply] = Future()
-        tokens = self._tokenise(request)
-        if len(tokens) >= self.cfg.max_model_len:
+        tokens, limit = self._tokenise(request), self.cfg.max_model_len
+        if len(tokens) >= limit:
             future.set_exception(
-                Refused(
-                    f"prompt of {len(tokens)} tokens, max_model_len is {self.cfg.max_model_len}"
-                )
+                Refused(f"prompt of {len(tokens)} tokens, max_model_len is {limit}")
             )
-        else:
-            self._inbox.put(_Job(request=request, tokens=tokens, future=future))
+            return future
+        params = self._params(request)
+        self._inbox.put(_Job(request=request, tokens=tokens, params=params, future=future))
+        if self._gone:
+            self._give_up()
         return future
 
     def close(self) -> None:
@@ -166,7 +176,7 @@ class VllmEngine:
                     job.future.set_result(self._reply(job.request, output))
 
     def _admit(self) -> bool:
-        """Move waiting jobs into the engine; block while there is nothing to do. False at the end."""
+        """Move waiting jobs into the engine; block while there are none. False at the end."""
         if self._suspects:
             if not self._held:
                 for job in self._suspects.popleft():
@@ -174,20 +184,20 @@ class VllmEngine:
             return True  # suspects run among themselves, so that a death says something
         while True:
             try:
-                job = self._inbox.get(block=not self._held)
+                next_job = self._inbox.get(block=not self._held)
             except queue.Empty:
                 return True
-            if job is None:
+            if next_job is None:
                 return False
-            self._add(job)
+            self._add(next_job)
 
     def _add(self, job: _Job) -> None:
+        if job.deaths == 0 and not job.future.set_running_or_notify_cancel():
+            return  # whoever asked no longer waits
         request_id = str(next(self._ids))
         self._held[request_id] = job
         try:
-            self._engine.add_request(
-                request_id, {"prompt_token_ids": job.tokens}, self._params(job.request)
-            )
+            self._engine.add_request(request_id, {"prompt_token_ids": job.tokens}, job.params)
         except ValueError as error:  # vLLM refuses the request itself
             del self._held[request_id]
             job.future.set_exception(Refused(f"vLLM: {_last_line(error)}"))
@@ -201,10 +211,14 @@ class VllmEngine:
                 max_tokens=1, temperature=0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
             )
         constraint, sampling = request.constraint, request.sampling
-        structured = constraint and StructuredOutputsParams(
-            choice=list(constraint.choices) or None,
-            regex=constraint.regex or None,
-            json=constraint.json_schema or None,
+        structured = (
+            None
+            if constraint is None
+            else StructuredOutputsParams(
+                choice=list(constraint.choices) or None,
+                regex=constraint.regex or None,
+                json=constraint.json_schema or None,
+            )
         )
         return SamplingParams(
             max_tokens=sampling.max_tokens,
@@ -215,7 +229,7 @@ class VllmEngine:
             structured_outputs=structured,
             logprob_token_ids=[self._token_id(text) for text in request.logprobs_of] or None,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            detokenize=False,  # decoded once, at the end: token by token it cost a tenth of the CPU engine's time
+            detokenize=False,  # decoded once, at the end
         )
 
     def _token_id(self, text: str) -> int:
@@ -270,6 +284,8 @@ class VllmEngine:
         """The core died. Start another, and put what was in flight in halves before all else."""
         jobs = list(self._held.values())
         self._held.clear()
+        for job in jobs:
+            job.deaths += 1
         if len(jobs) == 1:
             jobs[0].deaths_alone += 1
         if len(jobs) == 1 and jobs[0].deaths_alone >= DEATHS_ALONE:
@@ -283,21 +299,22 @@ class VllmEngine:
         try:
             self._engine = _start(self.cfg)
         except EngineStartError as error:
-            self._give_up(error)
+            self._gone = error
+            self._give_up()
             raise
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self) -> None:
         waiting = [job for group in self._suspects for job in group]
         self._suspects.clear()
         while not self._inbox.empty():
             if (job := self._inbox.get()) is not None:
                 waiting.append(job)
         for job in waiting:
-            job.future.set_exception(error)
+            job.future.set_exception(self._gone)
 
 
 def _start(cfg: VllmConfig) -> Any:
-    """A running LLMEngine, or EngineStartError: by the deadline, or with the last thing vLLM said."""
+    """A running LLMEngine, or EngineStartError: at the deadline, or with vLLM's last words."""
     outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def build() -> None:
@@ -311,7 +328,8 @@ def _start(cfg: VllmConfig) -> Any:
         engine, error = outcome.get(timeout=cfg.placement.start_deadline_s)
     except queue.Empty:
         raise EngineStartError(
-            f"vLLM engine for {cfg.model}: not up after {cfg.placement.start_deadline_s:g} s (placement.start_deadline_s)"
+            f"vLLM engine for {cfg.model}: not up after {cfg.placement.start_deadline_s:g} s "
+            "(placement.start_deadline_s)"
         ) from None
     if error is not None:
         raise EngineStartError(
@@ -320,7 +338,10 @@ def _start(cfg: VllmConfig) -> Any:
     return engine
 
 
-_ADVICE = "; if memory is short, lower max_model_len, max_num_seqs or gpu_memory_utilization, or take a smaller model"
+_ADVICE = (
+    "; if memory is short, lower max_model_len, max_num_seqs or gpu_memory_utilization, "
+    "or take a smaller model"
+)
 
 
 def _build(cfg: VllmConfig) -> Any:
@@ -348,7 +369,9 @@ def _report_death(core: Any) -> None:
 
 
 def engine_args(cfg: VllmConfig) -> dict[str, Any]:
-    """The arguments of the vLLM engine: the same for our pool, the judge, and the raw engine of the benchmarks."""
+    """The arguments of the vLLM engine: the same for our pool, the judge, and the raw engine of
+    the benchmarks.
+    """
     return {
         "model": str(Path(cfg.model).expanduser()) if is_local(cfg.model) else cfg.model,
         "revision": cfg.revision if cfg.revision and not is_local(cfg.model) else None,
@@ -374,7 +397,8 @@ def set_environment(cfg: VllmConfig) -> None:
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(cfg.cpu_kv_cache_gib)
     if is_local(cfg.model):
         os.environ["HF_HUB_OFFLINE"] = "1"
-    # Ray sets it to the actor's logical CPUs, and the CPU engine would then use one core of the machine.
+    # Ray sets it to the actor's logical CPUs, and the CPU engine would then use one core of the
+    # machine.
     os.environ.pop("OMP_NUM_THREADS", None)
 
 

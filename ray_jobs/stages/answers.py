@@ -1,4 +1,6 @@
-"""Answer every prompt afresh, reasoning about safety first (paper, section 3.6). Original responses are kept elsewhere."""
+"""Answer every prompt afresh, reasoning about safety first (paper, section 3.6). Original
+responses are kept elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def render(row: Row) -> Chat:
 
 
 def parse(text: str, row: Row) -> dict[str, Any]:
-    """Analysis and answer apart. Unparsed unless both parts are there, once each, and neither is empty."""
+    """Analysis and answer apart. Unparsed unless both parts are there, once each, and neither is
+    empty.
+    """
     found = _PARTS.fullmatch(text)
     if not found or len(_MARKS.findall(text)) != 2:
         raise Unparsed("expected an analysis and an answer, each under its mark, once")

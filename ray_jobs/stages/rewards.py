@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from ray_jobs.asking import Columns, Question, itself
 from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS
+from ray_jobs.outcomes import Unparsed
 from ray_jobs.prompts import Chat
 from ray_jobs.schema import SCORED_PROMPTS, SCORED_RESPONSES
 from ray_jobs.tables import DONE, Row, Table
@@ -27,7 +28,9 @@ class Rewards:
 
 
 def candidates(labelled: Table, answered: Table) -> Iterator[Row]:
-    """Every labelled training prompt with all its responses: originals, then fresh answers in order."""
+    """Every labelled training prompt with all its responses: originals, then fresh answers in
+    order.
+    """
     answers = answered.load(["id", "prompt_id", "analysis", "answer"], DONE)
     for shard in labelled.scan(where=DONE & (pc.field("role") == "train")):
         mine = answers.filter(
@@ -98,7 +101,7 @@ def render_prompt(row: Row) -> Chat:
 
 def parse_responses(text: str, row: Row) -> list[Columns]:
     """One set of columns per response, in the row's order."""
-    said = json.loads(text)
+    said = _read(text)
     forward, *backward = [order["scores"] for order in said["orders"]]
     num = len(row["responses"])
     assert len(forward) == num == len(said["scores"]), "the judge scored another number"
@@ -122,6 +125,13 @@ def parse_prompt(text: str, row: Row) -> dict[str, Any]:
         "prompt_spread": said["spread"],
         "judge": said["backend"],
     }
+
+
+def _read(text: str) -> Any:
+    said = json.loads(text)
+    if said["outcome"] == "unparsed":
+        raise Unparsed(f"judge: {said['reason']}")
+    return said
 
 
 def _item(question: str, row: Row, extra: dict[str, Any]) -> Chat:

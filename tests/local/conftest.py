@@ -29,9 +29,10 @@ ANSWERS = """\
 - {match: "先从安全角度|puts safety first", answer: "【分析】有风险\\n【回答】不可以这样做。"}
 - match: '"question": "score_responses"'
   answer: >-
-    {"orders": [{"scores": [0.2, 0.9]}, {"scores": [0.4, 0.7]}], "scores": [0.3, 0.8],
-    "spread": [0.1, 0.1], "backend": "scripted"}
-- {match: '"question": "score_prompt"', answer: '{"score": 0.2, "spread": 0.1, "backend": "s"}'}
+    {"outcome": "done", "orders": [{"scores": [0.2, 0.9]}, {"scores": [0.4, 0.7]}], "scores": [0.3,
+    0.8], "spread": [0.1, 0.1], "backend": "scripted"}
+- {match: '"question": "score_prompt"', answer: '{"outcome": "done", "score": 0.2,
+  "spread": 0.1, "backend": "scripted"}'}
 """
 
 

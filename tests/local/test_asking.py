@@ -171,13 +171,13 @@ def test_a_row_that_kills_its_engine_is_quarantined_and_its_neighbours_are_not(
 
 
 def test_an_engine_that_cannot_start_ends_the_job_with_its_own_words(tmp_path: Path) -> None:
-    with pytest.raises(EngineStartError, match="^engine x: there is no model$"):
+    with pytest.raises(EngineStartError, match=r"^engine x: there is no model$"):
         run(tmp_path, ["fine 1"], Obedient(log="no model"))
 
 
 def test_a_column_that_the_parser_forgot_ends_the_job_at_once(tmp_path: Path) -> None:
     broken = question().__class__(**{**question().__dict__, "parse": lambda text, row: {}})
-    with pytest.raises(RayTaskError, match="KeyError: 'answer'"):
+    with pytest.raises(RayTaskError, match=r"KeyError: 'answer'"):
         ask(
             table_of(tmp_path, ["fine 1"]),
             Obedient(log=str(tmp_path / "log")),

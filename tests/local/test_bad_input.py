@@ -1,4 +1,6 @@
-"""What a person may get wrong, tried on the command line: one clear line, exit code 2, nothing half written."""
+"""What a person may get wrong, tried on the command line: one clear line, exit code 2, nothing
+half written.
+"""
 
 from __future__ import annotations
 

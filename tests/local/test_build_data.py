@@ -1,4 +1,4 @@
-"""The job build_data, run as a command: its tables, and what stops, skips, refuses or resumes it."""
+"""The job build_data, run as a command: its tables, and what stops, skips or resumes it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def test_a_comment_another_pool_size_and_a_moved_folder_redo_nothing(own_tree: A
     for file in ("ray_jobs/stages/answers.py", "ray_jobs/asking.py"):
         with (own_tree.tree / file).open("a") as code:
             code.write("# another comment\n")
-    again = own_tree.run(f"out={moved}", "engines.table.placement.max_actors=3", "ledger.shard_rows=7")
+    again = own_tree.run(
+        f"out={moved}", "engines.table.placement.max_actors=3", "ledger.shard_rows=7"
+    )
     assert again.returncode == 0, again.stderr
     moved.rename(own_tree.out)
     assert finished(own_tree) == before
@@ -146,7 +148,9 @@ def test_failed_rows_end_the_job_and_the_same_command_asks_only_those_again(
     whole = answers.read_text(encoding="utf-8")
     label = whole.splitlines()[0]
     # A table that knows only part of the labels, so that some rows fail.
-    answers.write_text(whole.replace(label, label.replace("安全主题标签|", "安全主题标签.*怎么|")), "utf-8")
+    answers.write_text(
+        whole.replace(label, label.replace("安全主题标签|", "安全主题标签.*怎么|")), "utf-8"
+    )
     log = tmp_path / "asked.log"
     first = job.run()
     assert first.returncode == 1
@@ -164,7 +168,9 @@ def test_help_answers_in_under_a_second() -> None:
     import subprocess
 
     started = time.monotonic()
-    said = subprocess.run([sys.executable, "-m", "ray_jobs", "--help"], capture_output=True, text=True)
+    said = subprocess.run(
+        [sys.executable, "-m", "ray_jobs", "--help"], capture_output=True, text=True
+    )
     assert said.returncode == 0
     assert "build_data" in said.stdout
     assert time.monotonic() - started < 1

@@ -1,4 +1,6 @@
-"""The README's cluster lines: a head with authentication, a submitted job, an edit, and a resumption."""
+"""The README's cluster lines: a head with authentication, a submitted job, an edit, and a
+resumption.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,10 @@ def test_a_dotlist_sets_keys_adds_sources_and_removes_them() -> None:
     ("key", "said"),
     [
         ("sede=1", r"tiny\.yaml: sede: unknown key; did you mean 'seed'\?"),
-        ("build_data.intents.engin=x", r"build_data\.intents\.engin: unknown key; did you mean 'engine'"),
+        (
+            "build_data.intents.engin=x",
+            r"build_data\.intents\.engin: unknown key; did you mean 'engine'",
+        ),
         ("build_data.intents.engine=nobody", r"intents\.engine: there is no engine 'nobody'"),
         ("engines.teacher.kind=gpt", r"engines\.teacher\.kind: there is no kind 'gpt'"),
         ("engines.teacher.max_num_seqs=many", r"engines\.teacher\.max_num_seqs: "),

@@ -43,7 +43,8 @@ def test_a_file_appears_whole_under_its_name_and_leaves_no_draft(tmp_path: Path)
 
 
 def test_tables_can_lie_on_an_object_store(tmp_path: Path) -> None:
-    # pyarrow's in-process stand-in for a store that has no rename; s3:// and gs:// come by the same door.
+    # pyarrow's in-process stand-in for a store that has no rename; s3:// and gs:// come by the
+    # same door.
     folder = Folder(f"file://{tmp_path}/store")
     shards = write_shards(folder / "step", batches([{"id": "a", "n": 1}], SCHEMA, 2))
     folder.write("manifest.json", b'{"shards": ["step/part-00000.parquet"]}')

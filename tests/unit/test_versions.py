@@ -1,7 +1,8 @@
 """A stage whose code has changed needs a new VERSION, or old rows would pass for new ones.
 
-After a change that alters rows: raise the stage's VERSION. After any change: write the golden file anew with
-`python -m tests.unit.test_versions`. Comments and formatting cost nothing: the syntax tree is compared.
+After a change that alters rows: raise the stage's VERSION. After any change: write the golden file
+anew with `python -m tests.unit.test_versions`. Comments and formatting cost nothing: the syntax
+tree is compared.
 """
 
 from __future__ import annotations

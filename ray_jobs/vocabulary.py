@@ -1,0 +1,119 @@
+"""The byte-level BPE of the tiny models, learnt from fragments: fixed wording becomes few tokens, names stay in single characters.
+
+Fragments end where a prompt's gaps are, so that no token ever joins a name to its kind or to the words around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ray_jobs import taxonomy, verdicts
+from ray_jobs.stages import answers, intents
+from ray_jobs.world import read
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SIZE = 4096
+CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+LANGUAGES = ("zh", "en")
+_GAP = "\x00"
+# Digits and these marks stay tokens of their own: the judge reads log-probabilities digit by digit.
+_ALONE = r"[\[\],.\n]"
+
+
+def train() -> Tokenizer:
+    """The tokenizer of both tiny models, with the special tokens of both families."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_ALONE), behavior="isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SIZE,
+        min_frequency=2,
+        special_tokens=[*CHATML, *LLAMA],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(fragments(), trainer)
+    return tokenizer
+
+
+def fragments() -> Iterator[str]:
+    """What the tokenizer learns from. Characters come first, then words, then the wording of the world and of the prompts."""
+    wording, asked, words = list(_wording()), list(_prompts()), list(_words())
+    everything = (*wording, *asked, *words, *_leaves([read().data]))
+    characters = sorted({char for text in everything for char in text if ord(char) > 127})
+    for texts, weight in ((characters, 1000), (words, 300), (wording, 40), (asked, 5)):
+        for text in texts:
+            yield from [text] * weight
+
+
+def _words() -> Iterator[str]:
+    data = read().data
+    yield from data["syllables"]
+    for syllable in data["syllables"].values():
+        yield from (syllable, f" {syllable.capitalize()}")
+    for entry in _leaves([data["families"], data["manners"], data["pairs"], data["states"]]):
+        if entry.isascii():
+            yield from (f" {word}" for word in entry.split())
+        elif len(entry) > 2 or entry not in _names():
+            yield entry
+    for scenario in taxonomy.load().scenarios.values():
+        yield from (scenario.zh, *(f" {word}" for word in scenario.en.split()), scenario.en)
+
+
+def _wording() -> Iterator[str]:
+    data = read().data
+    taught = [
+        [frame[language] for language in LANGUAGES]
+        for frame in data["frames"]
+        if not frame.get("held_out")
+    ]
+    tricks = [texts[:-1] for trick in data["tricks"].values() for texts in trick.values()]
+    for text in _leaves([taught, data["replies"], data["analysis"], tricks, data["general"]]):
+        yield from _split(re.sub(r"\{\w+\}", _GAP, text))
+    yield from _leaves([data["antonyms"]["en"], data["capitals"]["en"]])
+
+
+def _prompts() -> Iterator[str]:
+    for language in LANGUAGES:
+        row = {"prompt": _GAP, "language": language}
+        chats = [
+            intents.render(row),
+            answers.render(row),
+            verdicts.render_prompt_score(_GAP, language),
+        ]
+        chats += [verdicts.render_scores(_GAP, [_GAP] * num, language) for num in (1, 2, 3)]
+        for chat in chats:
+            for turn in chat:
+                yield from (turn["role"], *_split(turn["content"]))
+
+
+def _split(text: str) -> list[str]:
+    # A trailing blank belongs to the English word that follows it.
+    return [part.rstrip(" ") or part for part in text.split(_GAP) if part]
+
+
+def _names() -> frozenset[str]:
+    world = read()
+    return frozenset(
+        thing.name.zh for both in world.things.values() for things in both for thing in things
+    )
+
+
+def _leaves(tree: Any) -> Iterable[str]:
+    if isinstance(tree, str):
+        return [tree]
+    branches = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return [leaf for branch in branches for leaf in _leaves(branch)]
