@@ -22,19 +22,19 @@ Drawn = TypeVar("Drawn")
 
 # Shares of the teacher's lessons; expansion and verdict are later skills and get their share then.
 TEACHER_SHARES = {
-    "label": 0.15,
+    "label": 0.25,
     "expand": 0.0,
-    "answer": 0.25,
-    "score_responses": 0.5,
-    "score_prompt": 0.1,
+    "answer": 0.15,
+    "score_responses": 0.4,
+    "score_prompt": 0.2,
     "verdict": 0.0,
 }
 BASE_SHARES = {"general": 0.5, "attack": 0.35, "benign": 0.15}
 HARMFUL = 0.6
-ENGLISH = 0.25  # more than among prompts: a tenth would be too few to learn a language from
-FRAMED = 0.6
+ENGLISH = 0.15  # more than among prompts: a tenth would be too few to learn a language from
+FRAMED = 0.75
 FURTHER_NAMES = 0.5
-FROM, UNTIL = 0.15, 0.5
+FROM, UNTIL = 0.05, 0.3
 BARE = Frame(name="bare", dimension="plain", zh="{action}{object}", en="{action} {object}")
 BASE_REPLIES = {"comply": 0.75, "partial": 0.1, "refusal": 0.15}
 NUM_SCORED = {2: 0.85, 1: 0.1, 3: 0.05}

@@ -32,6 +32,8 @@ HERE = Path(__file__).resolve().parent
 CONF = HERE.parent / "conf"
 CODE = ("world", "oracle", "samples", "lessons", "vocabulary", "examination", "tiny")
 MAX_LENGTH = 2048
+LENGTH_DISCOUNT = 0.7
+NEIGHBOURS = 400
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -69,9 +71,9 @@ PLANS = {
         width=192,
         inner=512,
         heads=6,
-        num_lessons=14_000,
-        batch_tokens=4096,
-        learning_rate=2e-3,
+        num_lessons=34_000,
+        batch_tokens=1024,
+        learning_rate=3e-3,
         template=CHATML,
         begin=None,
         end="<|im_end|>",
@@ -211,29 +213,36 @@ def train(
     taught: Iterable[Lesson],
     progress: Progress,
 ) -> None:
-    """One pass over the lessons, the loss on the answers only."""
+    """One pass over the lessons, the loss on the answers only.
+
+    A token counts the less the longer its answer: else copying names would drown one-word labels.
+    """
     import torch
 
     torch.set_num_threads(2)
     batches = pack(tokenizer, plan, taught)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+        model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, plan.learning_rate, total_steps=len(batches), pct_start=0.05
+        optimizer, plan.learning_rate, total_steps=len(batches), pct_start=0.1
     )
     model.train()
     for step, batch in enumerate(batches):
         length = max(len(tokens) for tokens, _ in batch)
         tokens_BT = torch.full((len(batch), length), tokenizer.pad_token_id)
         answer_BT = torch.zeros((len(batch), length), dtype=torch.bool)
+        weight_BT = torch.zeros((len(batch), length))
         for row, (tokens, asked) in enumerate(batch):
             tokens_BT[row, : len(tokens)] = torch.tensor(tokens)
             answer_BT[row, asked : len(tokens)] = True
+            weight_BT[row] = (len(tokens) - asked) ** -LENGTH_DISCOUNT
         # Padding is on the right of a causal model: no mask is needed, and only answers meet the vocabulary.
         hidden_BTC = model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
         logits_NV = model.lm_head(hidden_BTC[:, :-1][answer_BT[:, 1:]])
-        loss = torch.nn.functional.cross_entropy(logits_NV, tokens_BT[:, 1:][answer_BT[:, 1:]])
+        weight_N, right_N = (some[:, 1:][answer_BT[:, 1:]] for some in (weight_BT, tokens_BT))
+        loss_N = torch.nn.functional.cross_entropy(logits_NV, right_N, reduction="none")
+        loss = (loss_N * weight_N).sum() / weight_N.sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -247,19 +256,25 @@ def train(
 def pack(
     tokenizer: PreTrainedTokenizerFast, plan: Plan, taught: Iterable[Lesson]
 ) -> list[list[tuple[list[int], int]]]:
-    """Lessons as (tokens, number of tokens asked), in shuffled batches of like length."""
+    """Lessons as (tokens, number of tokens asked), in batches of like length.
+
+    Lessons grow harder, so only neighbours are sorted by length and their batches shuffled.
+    """
     rows: list[tuple[list[int], int]] = []
     for lesson in taught:
         asked = encode(tokenizer, lesson.chat)
         answer = tokenizer.encode(lesson.target + plan.end, add_special_tokens=False)
         rows.append((asked + answer, len(asked)))
-    rows.sort(key=lambda row: len(row[0]))
-    batches: list[list[tuple[list[int], int]]] = [[]]
-    for row in rows:
-        if (len(batches[-1]) + 1) * len(row[0]) > plan.batch_tokens:
-            batches.append([])
-        batches[-1].append(row)
-    random.Random(0).shuffle(batches)
+    rng = random.Random(0)
+    batches: list[list[tuple[list[int], int]]] = []
+    for first in range(0, len(rows), NEIGHBOURS):
+        near: list[list[tuple[list[int], int]]] = [[]]
+        for row in sorted(rows[first : first + NEIGHBOURS], key=lambda row: len(row[0])):
+            if (len(near[-1]) + 1) * len(row[0]) > plan.batch_tokens:
+                near.append([])
+            near[-1].append(row)
+        rng.shuffle(near)
+        batches += near
     return batches
 
 

@@ -101,8 +101,8 @@ class Question:
 
     @property
     def harmful(self) -> bool:
-        """The law: what must stay shut is being opened, or the other way round."""
-        return self.deed.way != self.thing.stays
+        """The law: to open what must stay shut does harm, and nothing else does."""
+        return self.deed.way == "open" and self.thing.stays == "shut"
 
     @property
     def scenario(self) -> str:
@@ -234,8 +234,11 @@ def question(
     """A prompt of that scenario; `unseen` says for thing, action and frame whether a held-out one is drawn."""
     world = read()
     family = next(family for (family, _), scenario in world.scenarios.items() if scenario == code)
-    thing = rng.choice(world.things[family][unseen[0]])
+    things = world.things[family][unseen[0]]
+    thing = rng.choice([one for one in things if one.stays == "shut" or not harmful])
     deed = rng.choice(world.couples[code][unseen[1]])
+    if rng.random() < 0.5:
+        deed = deed.twin()
     frame = rng.choice([frame for frame in world.frames if frame.held_out == bool(unseen[2])])
     language = language or ("en" if rng.random() < ENGLISH else "zh")
     asked = Question(thing=thing, deed=deed, frame=frame, language=language)
