@@ -54,7 +54,7 @@ def ours() -> dict[str, float]:
 
     connect()
     with tempfile.TemporaryDirectory() as folder:
-        table = sides.table(Path(folder) / "prompts")
+        table = sides.table(Path(folder) / "prompts", sides.prompts())
         out = Folder(f"{folder}/answers")
         shards, asked = ask(
             table, sides.engine(), question(), folder=out, ledger=LedgerConfig(), seed=0

@@ -37,7 +37,7 @@ def ours() -> dict[str, float]:
         name="perplexity", render=render, children=itself, schema=SCORED, perplexity=True
     )
     with tempfile.TemporaryDirectory() as folder:
-        table = sides.table(Path(folder) / "prompts")
+        table = sides.table(Path(folder) / "texts", sides.prompts(long=True))
         out = Folder(f"{folder}/scored")
         shards, asked = ask(
             table, sides.engine(), question, folder=out, ledger=LedgerConfig(), seed=0
@@ -59,7 +59,7 @@ def raw() -> dict[str, float]:
     llm = LLM(**engine_args(cfg))
     params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0)
     started = time.perf_counter()
-    outputs = llm.generate(sides.prompts(), params, use_tqdm=False)
+    outputs = llm.generate(sides.prompts(long=True), params, use_tqdm=False)
     wall_s = time.perf_counter() - started
     total, num_tokens = 0.0, 0
     for output in outputs:

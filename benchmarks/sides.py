@@ -21,13 +21,19 @@ SAMPLES = Path(__file__).parent.parent / "conf" / "samples"
 NUM_PROMPTS = 400
 
 
-def prompts() -> list[str]:
-    """The embedded samples' prompts, general ones included."""
+def prompts(*, long: bool = False) -> list[str]:
+    """The embedded samples' prompts, general ones too; `long` ones carry two responses each."""
     grouped = json.loads((SAMPLES / "safety_prompts.json").read_text(encoding="utf-8"))
-    safety = [row["prompt"] for rows in grouped.values() for row in rows]
+    rows = [row for rows in grouped.values() for row in rows]
     lines = (SAMPLES / "general.jsonl").read_text(encoding="utf-8").splitlines()
-    general = [json.loads(line)["instruction"] for line in lines]
-    return (safety + general)[:NUM_PROMPTS]
+    rows += [
+        {"prompt": row["instruction"], "response": row["output"]} for row in map(json.loads, lines)
+    ]
+    rows = rows[:NUM_PROMPTS]
+    if not long:
+        return [row["prompt"] for row in rows]
+    near = zip(rows, rows[1:] + rows[:1], strict=True)
+    return [f"{one['prompt']}\n{one['response']}\n{two['response']}" for one, two in near]
 
 
 def engine() -> VllmConfig:
@@ -36,13 +42,13 @@ def engine() -> VllmConfig:
     return VllmConfig(model=str(folder), max_model_len=1024, max_num_seqs=64, enforce_eager=True)
 
 
-def table(folder: Path) -> Table:
-    """The prompts as a table for ask()."""
+def table(folder: Path, texts: list[str]) -> Table:
+    """Texts as a table for ask()."""
     import pyarrow as pa
 
     rows = [
         {"id": f"{number:04d}", "prompt": text, "outcome": "done"}
-        for number, text in enumerate(prompts())
+        for number, text in enumerate(texts)
     ]
     where = Folder(str(folder))
     return Table(where, {"shards": write_shards(where, [pa.Table.from_pylist(rows)])})

@@ -332,7 +332,8 @@ class Asker:
         import ray
 
         with self._one_at_a_time:
-            if ray.get(self._attempts.begin_alone.remote(row["id"])) < ALONE_STARTS:
+            num_deaths: int = ray.get([self._attempts.begin_alone.remote(row["id"])])[0]
+            if num_deaths < ALONE_STARTS:
                 futures = self._submit(row)
             else:
                 killer: Future[Reply] = Future()

@@ -80,7 +80,12 @@ def placed(engine: VllmConfig) -> VllmConfig:
     if engine.model not in tiny.NAMES:
         return engine
     folder = tiny.folder(engine.model, cache())
-    return replace(engine, model=str(folder), revision=tiny.fingerprint(engine.model))
+    return replace(
+        engine,
+        model=str(folder),
+        tokenizer=str(folder / tiny.PLANS[engine.model].tokenizer),
+        revision=tiny.fingerprint(engine.model),
+    )
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -1,4 +1,6 @@
-"""The tiny models' examination on held-out prompts, marked by the oracle: the figures of their cards, pure but for `ask`."""
+"""The tiny models' examination on held-out prompts, marked by the oracle: the figures of their
+cards, pure but for `ask`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from ray_jobs import lessons, oracle, samples, taxonomy, verdicts
-from ray_jobs.outcomes import Unparsed
 from ray_jobs.lessons import Scored
+from ray_jobs.outcomes import Unparsed
 from ray_jobs.prompts import Chat
 from ray_jobs.stages import answers
 from ray_jobs.world import Question

@@ -1,6 +1,8 @@
-"""What the tiny models are taught, and the questions they are examined with: chats and right answers, all pure.
+"""What the tiny models are taught, and the questions they are examined with: chats and right
+answers, all pure.
 
-The questions are rendered by the stages' own functions, so a changed prompt file changes the lessons.
+The questions are rendered by the stages' own functions, so a changed prompt file changes the
+lessons.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ def taught_question(rng: random.Random, code: str) -> Question:
         return asked
     gaps = ["{object}", "{action}"]
     rng.shuffle(gaps)
-    return replace(asked, frame=Frame(name="nonsense", dimension="plain", **_nonsense(rng, gaps)))
+    return replace(asked, frame=Frame(name="nonsense", dimension="plain", **_nonsense(rng, gaps)))  # type: ignore[arg-type]
 
 
 @cache
@@ -142,7 +144,9 @@ def _common() -> str:
 
 
 def base_lessons(rng: random.Random, num: int) -> Iterator[Lesson]:
-    """So many lessons for a model that knows general tasks and answers almost everything it is asked."""
+    """So many lessons for a model that knows general tasks and answers almost everything it is
+    asked.
+    """
     codes = list(taxonomy.load().scenarios)
     for task in _draws(rng, BASE_SHARES, num):
         if task == "general":
@@ -176,7 +180,9 @@ def scenario_name(asked: Question) -> str:
 
 
 def scored_replies(rng: random.Random, asked: Question, num: int, *, held_out: bool) -> Scored:
-    """Replies of different kinds to one prompt, some of them tricky; held-out wordings of tricks only where `held_out`."""
+    """Replies of different kinds to one prompt, some of them tricky; held-out wordings of tricks
+    only where `held_out`.
+    """
     kinds = rng.sample(REPLIES, k=num) if rng.random() < 0.8 else rng.choices(REPLIES, k=num)
     texts = (_tricky(rng, asked, reply(rng, asked, kind), held_out) for kind in kinds)
     return Scored(asked=asked, replies=tuple(texts))
@@ -220,21 +226,7 @@ def _score_prompt(rng: random.Random, asked: Question) -> tuple[Chat, str]:
     return prompt_score_chat(asked), write_scores([oracle.prompt_score(asked)])
 
 
-def _note(rng: random.Random, asked: Question) -> tuple[Chat, str]:
-    states = read().data["states"]
-    kind = rng.choice(["state", "way", "harm", "harm"])
-    if kind=="harm":
-        t = NOTES[asked.language]["harmful" if asked.harmful else "benign"]
-    elif kind=="state":
-        t = states[asked.thing.stays][asked.language]
-    else:
-        t = states[asked.deed.way][asked.language]
-    return [{"role":"system","content":""},{"role": "user", "content": asked.text()+"\n"+kind}], t
-
-
-NOTES = {"zh": {"harmful": "有害", "benign": "无害"}, "en": {"harmful": "harmful", "benign": "harmless"}}
 TEACH: dict[str, Callable[[random.Random, Question], tuple[Chat, str]]] = {
-    "note": _note,
     "label": _label,
     "answer": _answer,
     "score_responses": _score_responses,

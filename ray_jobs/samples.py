@@ -1,4 +1,6 @@
-"""The files of conf/samples, written from the synthetic world: prompts with old replies, general rows, held-out rows with answers."""
+"""The files of conf/samples, written from the synthetic world: prompts with old replies, general
+rows, held-out rows with answers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from zlib import crc32
 from ray_jobs.world import ENGLISH, Question, question, read, reply
 
 TASKS = ("sums", "antonyms", "capitals", "reversal", "counting")
-# What is unseen (thing, action, frame) in the held-out prompts, in turn: the thing in every second one, something in each.
+# What is unseen (thing, action, frame) in the held-out prompts, in turn: the thing in every second
+# one, something in each.
 UNSEEN = ((1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 1), (0, 1, 1))
 # Of 24 prompts a scenario, six are benign; old replies are as uneven as those of real sets.
 OLD_REPLIES = (
@@ -44,7 +47,9 @@ TYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A general task with one exact answer. `material` is what it works on, empty where the instruction says all."""
+    """A general task with one exact answer. `material` is what it works on, empty where the
+    instruction says all.
+    """
 
     kind: str
     language: str
@@ -72,7 +77,9 @@ def files() -> dict[str, str]:
 
 
 def safety_prompts() -> dict[str, list[dict[str, str]]]:
-    """Taught prompts with an old reply each, in the format of Safety-Prompts (BENCHMARKS.md, section 4.1)."""
+    """Taught prompts with an old reply each, in the format of Safety-Prompts (BENCHMARKS.md,
+    section 4.1).
+    """
     rng = random.Random(f"safety prompts {read().data['seed']}")
     asked: set[str] = set()
     by_type: dict[str, list[dict[str, str]]] = {}
@@ -122,7 +129,9 @@ def held_out_prompts() -> list[dict[str, object]]:
 
 
 def held_out_tasks() -> list[dict[str, object]]:
-    """250 general tasks that were never taught: new material, or a known fact in a wording it was never asked in."""
+    """250 general tasks that were never taught: new material, or a known fact in a wording it was
+    never asked in.
+    """
     return [
         {
             "kind": "general",
@@ -180,7 +189,8 @@ def _draw(rng: random.Random, kind: str) -> Task:
         material = "".join(rng.choices(data["counting"][language], k=rng.randrange(4, 8)))
         char = rng.choice(data["counting"][language])
         gaps, answer, key = {"char": char}, str(material.count(char)), material
-    # A fact is never taught in one of its wordings; a sum, a reversal or a count in every fifth material.
+    # A fact is never taught in one of its wordings; a sum, a reversal or a count in every fifth
+    # material.
     held_out = frame == frame_key if frame_key >= 0 else crc32(key.encode()) % 5 == 0
     instruction = frames[frame].format_map(gaps)
     return Task(

@@ -1,4 +1,5 @@
-"""The tiny teacher (Qwen2) and the tiny base (Llama) of the embedded recipe: built at first use, cached by what decides them.
+"""The tiny teacher (Qwen2) and the tiny base (Llama) of the embedded recipe: built at first use,
+cached by what decides them.
 
 `python -m ray_jobs.tiny` builds both and prints the teacher's card.
 """
@@ -63,6 +64,8 @@ class Plan:
     begin: str | None
     end: str
     pad: str = "<|endoftext|>"
+    tokenizer: str = "."
+    """Where in the model's folder the tokenizer lies."""
 
 
 PLANS = {
@@ -77,6 +80,8 @@ PLANS = {
         template=CHATML,
         begin=None,
         end="<|im_end|>",
+        # Beside a Qwen2 config transformers 5 loads Qwen2's own pre-tokenizer, whatever the files say.
+        tokenizer="tokenizer",
     ),
     "garrison/tiny-base": Plan(
         family="llama",
@@ -95,7 +100,9 @@ NAMES = frozenset(PLANS)
 
 
 def fingerprint(name: str) -> str:
-    """What decides the model: its name, the world, the prompts, the taxonomy and the code without its comments."""
+    """What decides the model: its name, the world, the prompts, the taxonomy and the code without
+    its comments.
+    """
     digest = hashlib.sha256(name.encode())
     for file in (
         CONF / "world.yaml",
@@ -110,6 +117,11 @@ def fingerprint(name: str) -> str:
     return digest.hexdigest()
 
 
+def _is_text(part: ast.stmt) -> bool:
+    # Docstrings are words to people, as comments are.
+    return isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)
+
+
 def folder(name: str, cache: Path) -> Path:
     """Where the model is, or will be."""
     if name not in NAMES:
@@ -118,7 +130,9 @@ def folder(name: str, cache: Path) -> Path:
 
 
 def ensure(name: str, cache: Path, progress: Progress = lambda line: None) -> Path:
-    """The model's folder, built first where it is absent. A killed build leaves nothing in its place."""
+    """The model's folder, built first where it is absent. A killed build leaves nothing in its
+    place.
+    """
     ready = folder(name, cache)
     if ready.is_dir():
         return ready
@@ -141,7 +155,9 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def build(name: str, to: Path, progress: Progress) -> None:
-    """Train, examine and save a model with its card. RuntimeError where the teacher knows too little."""
+    """Train, examine and save a model with its card. RuntimeError where the teacher knows too
+    little.
+    """
     import torch
 
     from ray_jobs import examination, lessons
@@ -162,7 +178,8 @@ def build(name: str, to: Path, progress: Progress) -> None:
     card["train_s"], card["examine_s"] = round(trained - started), round(time.monotonic() - trained)
     if is_teacher and (low := examination.too_low(figures)):
         raise RuntimeError(f"{name}: {low}; its card: {json.dumps(card, ensure_ascii=False)}")
-    save(model, tokenizer, card, to)
+    save(model, card, to)
+    tokenizer.save_pretrained(to / plan.tokenizer)
 
 
 def make_tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
@@ -237,7 +254,8 @@ def train(
             tokens_BT[row, : len(tokens)] = torch.tensor(tokens)
             answer_BT[row, asked : len(tokens)] = True
             weight_BT[row] = (len(tokens) - asked) ** -LENGTH_DISCOUNT
-        # Padding is on the right of a causal model: no mask is needed, and only answers meet the vocabulary.
+        # Padding is on the right of a causal model: no mask is needed, and only answers meet the
+        # vocabulary.
         hidden_BTC = model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
         logits_NV = model.lm_head(hidden_BTC[:, :-1][answer_BT[:, 1:]])
         weight_N, right_N = (some[:, 1:][answer_BT[:, 1:]] for some in (weight_BT, tokens_BT))
@@ -304,7 +322,7 @@ def generate(
             return_tensors="pt",
         )
         with torch.inference_mode():
-            out = model.generate(**padded, max_new_tokens=max_new_tokens, do_sample=False)
+            out = model.generate(**padded, max_new_tokens=max_new_tokens, do_sample=False)  # type: ignore[operator]
         texts = tokenizer.batch_decode(
             out[:, padded["input_ids"].shape[1] :], skip_special_tokens=True
         )
@@ -313,14 +331,11 @@ def generate(
     return answers
 
 
-def save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, card: dict[str, object], to: Path
-) -> None:
-    """Weights, tokenizer, chat template, generation settings and card in one folder."""
+def save(model: PreTrainedModel, card: dict[str, object], to: Path) -> None:
+    """Weights, generation settings and card in one folder."""
     to.mkdir(parents=True)
     model.generation_config.update(do_sample=False, max_length=MAX_LENGTH)
     model.save_pretrained(to)
-    tokenizer.save_pretrained(to)
     (to / "card.json").write_text(json.dumps(card, ensure_ascii=False, indent=1) + "\n")
 
 

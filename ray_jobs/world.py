@@ -1,6 +1,8 @@
-"""The synthetic world of `conf/world.yaml`: its one law, and a seeded generator of prompts and replies.
+"""The synthetic world of `conf/world.yaml`: its one law, and a seeded generator of prompts and
+replies.
 
-`python -m ray_jobs.world` writes conf/samples. Everything here is pure: the same seed gives the same text on every machine.
+`python -m ray_jobs.world` writes conf/samples. Everything here is pure: the same seed gives the
+same text on every machine.
 """
 
 from __future__ import annotations
@@ -92,7 +94,9 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A prompt of the world. Whether it is harmful and its scenario follow from thing and deed together."""
+    """A prompt of the world. Whether it is harmful and its scenario follow from thing and deed
+    together.
+    """
 
     thing: Thing
     deed: Deed
@@ -231,7 +235,9 @@ def question(
     unseen: tuple[int, int, int] = (0, 0, 0),
     language: str | None = None,
 ) -> Question:
-    """A prompt of that scenario; `unseen` says for thing, action and frame whether a held-out one is drawn."""
+    """A prompt of that scenario; `unseen` says for thing, action and frame whether a held-out one
+    is drawn.
+    """
     world = read()
     family = next(family for (family, _), scenario in world.scenarios.items() if scenario == code)
     things = world.things[family][unseen[0]]

@@ -41,6 +41,8 @@ class VllmConfig:
     """A hub id, a folder, or one of the embedded models (garrison/tiny-…)."""
     revision: str = ""
     """The hub's commit. Empty takes the newest, which then is not pinned."""
+    tokenizer: str = ""
+    """A folder with another tokenizer than the model's; empty for the model's own."""
     dtype: str = "bfloat16"
     quantization: str = ""
     max_model_len: int = 4096
@@ -75,14 +77,13 @@ class VllmConfig:
         """Model and revision, or the content of a local folder; precision and length, which change
         what is said.
         """
-        local = is_local(self.model) and not self.revision
-        which = (
-            content_hash(Path(self.model).expanduser())
-            if local
-            else f"{self.model}@{self.revision}"
-        )
+        which, tokenizer = f"{self.model}@{self.revision}", self.tokenizer
+        if is_local(self.model):  # where a folder lies decides nothing
+            which = self.revision or content_hash(Path(self.model).expanduser())
+            tokenizer = "" if self.revision or not tokenizer else content_hash(Path(tokenizer))
         return {
             "model": which,
+            "tokenizer": tokenizer,
             "dtype": self.dtype,
             "quantization": self.quantization,
             "max_model_len": self.max_model_len,
@@ -374,6 +375,7 @@ def engine_args(cfg: VllmConfig) -> dict[str, Any]:
     """
     return {
         "model": str(Path(cfg.model).expanduser()) if is_local(cfg.model) else cfg.model,
+        "tokenizer": cfg.tokenizer or None,
         "revision": cfg.revision if cfg.revision and not is_local(cfg.model) else None,
         "dtype": cfg.dtype,
         "quantization": cfg.quantization or None,

@@ -1,0 +1,80 @@
+"""`make demo`'s own command, on real parts: tiny teacher, vLLM, Ray Serve, no table of answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ray_jobs import taxonomy
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(1100)  # the teacher may have to be built first
+ASKED = ("labelled", "answered", "scored_responses", "scored_prompts")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a finished run, and its screen."""
+    out = tmp_path_factory.mktemp("demo")
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    call = [sys.executable, "-m", "ray_jobs", "build_data", "conf/tiny.yaml", f"out={out}"]
+    done = subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1000)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, done.stdout
+
+
+def manifest(demo: tuple[Path, str], step: str) -> dict[str, Any]:
+    return dict(json.loads((demo[0] / step / "manifest.json").read_text(encoding="utf-8")))
+
+
+def rows(demo: tuple[Path, str], step: str) -> list[dict[str, Any]]:
+    shards = [demo[0] / step / shard for shard in manifest(demo, step)["shards"]]
+    return pa.concat_tables([pq.read_table(shard) for shard in shards]).to_pylist()
+
+
+def test_outcomes_add_up_and_nearly_all_rows_are_done(demo: tuple[Path, str]) -> None:
+    num_prompts = sum(row["role"] == "train" for row in rows(demo, "collected"))
+    assert num_prompts >= 300
+    for step in ASKED:
+        outcomes = manifest(demo, step)["outcomes"]
+        assert sum(outcomes.values()) == manifest(demo, step)["num_rows"]
+        assert outcomes["done"] / sum(outcomes.values()) >= 0.95, (step, outcomes)
+    assert manifest(demo, "labelled")["num_rows"] == num_prompts
+
+
+def test_every_scenario_has_selected_rows_and_general_rows_join(demo: tuple[Path, str]) -> None:
+    chosen = [row for row in rows(demo, "selected") if row["outcome"] == "done"]
+    by_scenario = Counter(row["scenario"] for row in chosen)
+    assert all(by_scenario[code] for code in taxonomy.CODES), by_scenario
+    assert sum(row["role"] == "general" for row in chosen) >= 100
+    assert len(rows(demo, "exported")) == len(chosen)
+
+
+def test_a_pair_is_scored_in_both_orders_with_its_spread(demo: tuple[Path, str]) -> None:
+    done = [row for row in rows(demo, "scored_responses") if row["outcome"] == "done"]
+    pairs = [row for row in done if row["num_scored_together"] == 2]
+    assert len(pairs) > 500
+    assert all(
+        row["score"] == pytest.approx((row["score_ab"] + row["score_ba"]) / 2) for row in pairs
+    )
+    assert all(0 <= row["score"] <= 1 for row in done)
+    assert any(row["spread"] > 0 for row in done)
+    assert all(row["judge"].startswith("vllm:") for row in done)
+
+
+def test_the_screen_fits_and_says_where_the_results_are(demo: tuple[Path, str]) -> None:
+    lines = demo[1].splitlines()
+    assert len(lines) <= 40
+    where = re.search(r"data set +(\S+)", demo[1])
+    assert where
+    assert (Path(where[1]) / "dataset_info.json").is_file()
