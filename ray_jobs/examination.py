@@ -59,6 +59,7 @@ def too_low(figures: Figures) -> str | None:
     held = {
         "label accuracy": figures["label"]["accuracy"],
         "label macro-F1": figures["label"]["macro_f1"],
+        "pair order": figures["score_responses"]["order_accuracy"],
     }
     low = [f"{name} {value:.3f} is under {LEAST}" for name, value in held.items() if value < LEAST]
     return "; ".join(low) or None

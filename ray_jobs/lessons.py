@@ -33,7 +33,7 @@ TEACHER_SHARES = {
 }
 BASE_SHARES = {"general": 0.5, "attack": 0.35, "benign": 0.15}
 HARMFUL = 0.6
-ENGLISH = 0.15  # more than among prompts: a tenth would be too few to learn a language from
+ENGLISH = 0.2  # more than among prompts: a tenth would be too few to learn a language from
 FRAMED = 0.75
 FURTHER_NAMES = 0.5
 FROM, UNTIL = 0.05, 0.3

@@ -1,6 +1,7 @@
-"""The byte-level BPE of the tiny models, learnt from fragments: fixed wording becomes few tokens, names stay in single characters.
+"""The byte-level BPE of the tiny models: fixed wording becomes few tokens, names stay characters.
 
-Fragments end where a prompt's gaps are, so that no token ever joins a name to its kind or to the words around it.
+It is learnt from fragments that end where a prompt's gaps are, so that no token ever joins a name
+to its kind or to the words around it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def train() -> Tokenizer:
 
 
 def fragments() -> Iterator[str]:
-    """What the tokenizer learns from. Characters come first, then words, then the wording of the world and of the prompts."""
+    """What the tokenizer learns from: characters first, then words, then the fixed wording."""
     wording, asked, words = list(_wording()), list(_prompts()), list(_words())
     everything = (*wording, *asked, *words, *_leaves([read().data]))
     characters = sorted({char for text in everything for char in text if ord(char) > 127})

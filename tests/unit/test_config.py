@@ -29,6 +29,7 @@ def test_a_dotlist_sets_keys_adds_sources_and_removes_them() -> None:
     keys = ["seed=11", "sources.mine.path=a.jsonl", "sources.mine.reader=generic"]
     keys += ["sources.mine.role=train", "sources.mine.licence=MIT", "sources.samples=null"]
     keys += ["sources.mine.fields.prompt=[instruction,input]", "build_data.answers.num_answers=2"]
+    keys += ["build_data.answers.sampling.temperature=0.7"]
     recipe = config.load(TINY, keys)
     assert recipe.seed == 11
     assert set(recipe.build_data.sources) == {"general", "mine"}
