@@ -21,7 +21,7 @@ from ray_jobs.engines.judge import JudgeConfig, JudgeEngine, JudgeEngineConfig
 from ray_jobs.engines.scripted import ScriptedConfig
 from ray_jobs.engines.seam import EngineStartError, Placement, Reply, Request, Sampling
 from ray_jobs.engines.vllm import VllmConfig
-from ray_jobs.outcomes import Failed, Refused, Unparsed
+from ray_jobs.outcomes import Failed, Refused
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -245,8 +245,9 @@ def test_a_job_brings_its_judge_up_and_takes_it_down(judge: JudgeConfig, tmp_pat
     engine = JudgeEngineConfig(judge=cfg).open()
     said = json.loads(engine.submit(request("score_prompt", 1)).result(timeout=30).text)
     assert (said["score"], said["spread"]) == (0.3, None), "without log-probabilities no spread"
-    with pytest.raises(Unparsed):
-        engine.submit(about_responses(2)).result(timeout=30)
+    unread = json.loads(engine.submit(about_responses(2)).result(timeout=30).text)
+    assert (unread["outcome"], unread["scores"]) == ("unparsed", None)
+    assert unread["orders"][0]["text"] == "0.3", "who asked keeps the text"
     engine.close()
     app.down(cfg)
     assert set(ray_serve.status().applications) == {judge.app_name}
