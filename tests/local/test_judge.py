@@ -247,7 +247,7 @@ def test_a_job_brings_its_judge_up_and_takes_it_down(judge: JudgeConfig, tmp_pat
     assert (said["score"], said["spread"]) == (0.3, None), "without log-probabilities no spread"
     unread = json.loads(engine.submit(about_responses(2)).result(timeout=30).text)
     assert (unread["outcome"], unread["scores"]) == ("unparsed", None)
-    assert unread["orders"][0]["text"] == "0.3", "who asked keeps the text"
+    assert unread["orders"][0]["text"] == "[0.3]", "one score for two; who asked keeps the text"
     engine.close()
     app.down(cfg)
     assert set(ray_serve.status().applications) == {judge.app_name}
