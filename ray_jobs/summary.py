@@ -32,8 +32,8 @@ def print_summary(recipe: Recipe, tables: Mapping[str, Table]) -> None:
 def _steps(tables: Mapping[str, Table]) -> Screen:
     used = [name for name in OUTCOMES if any(name in table.counts for table in tables.values())]
     screen = Screen(title="rows", title_justify="left", box=None, pad_edge=False)
-    screen.add_column("step")
-    for name in ("rows", *used, "% done", "wall s", "tokens out", "tokens/s"):
+    screen.add_column("step", min_width=16)
+    for name in ("rows", *used, "% done", "s", "tokens", "tok/s"):
         screen.add_column(name, justify="right")
     for name, table in tables.items():
         manifest = table.manifest

@@ -64,7 +64,7 @@ class VllmConfig:
     @property
     def title(self) -> str:
         """Kind and model, as rows and manifests name the engine."""
-        return f"vllm:{self.model}"
+        return f"vllm:{Path(self.model).name if is_local(self.model) else self.model}"
 
     @property
     def in_flight(self) -> int:
