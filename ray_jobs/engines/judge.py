@@ -18,7 +18,7 @@ from typing import Any, Literal
 from ray_jobs.engines.loop import LoopThread
 from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, EngineStartError, Placement, Reply, Request
 from ray_jobs.engines.vllm import VllmConfig
-from ray_jobs.outcomes import Blocked, Failed, NoAnswer, Quarantined, Refused, Unparsed
+from ray_jobs.outcomes import Blocked, Failed, NoAnswer, Quarantined, Refused
 from ray_jobs.prompts import fingerprint
 
 VERSION = 1
@@ -27,7 +27,7 @@ ATTEMPTS = 5
 FIRST_WAIT_S = 1.0
 PATHS = {"score_responses": "/v1/score/responses", "score_prompt": "/v1/score/prompt"}
 NO_ANSWERS: dict[str, type[NoAnswer]] = {
-    kind.outcome: kind for kind in (Refused, Unparsed, Blocked, Failed, Quarantined)
+    kind.outcome: kind for kind in (Refused, Blocked, Failed, Quarantined)
 }
 Item = dict[str, Any]
 
