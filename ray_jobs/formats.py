@@ -1,4 +1,4 @@
-"""Rows out of .json, .jsonl, .csv and .parquet files, on a disk or an object store.
+"""Rows out of .json, .jsonl, .csv (each also as .zip) and .parquet files.
 
 What is wrong with a file is a ValueError of one line: file, line, what was expected, what to do.
 """
@@ -6,16 +6,14 @@ What is wrong with a file is a ValueError of one line: file, line, what was expe
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
 import json
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import PurePosixPath
-from typing import IO, Any, cast
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+
+from ray_jobs.files import open_binary, open_content, suffix
 
 BOM = b"\xef\xbb\xbf"
 BATCH_ROWS = 1024
@@ -25,25 +23,22 @@ FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 Row = Mapping[str, object]
 
 
-def suffix(path: str) -> str:
-    """The ending that names a file's format."""
-    return PurePosixPath(path).suffix.lower()
-
-
-def rows(path: str, wanted: Mapping[str, str]) -> Iterator[Row]:
-    """The rows of a file. `wanted`: the fields that some row must have, and the recipe's keys."""
+def rows(path: str, wanted: Mapping[str, str], optional: Collection[str] = ()) -> Iterator[Row]:
+    """The rows of a file. `wanted`: the fields that some row must have, and what to do where none
+    has; `optional`: those that are read where they are there.
+    """
     kind = suffix(path)
     if kind == ".csv":
         return _csv(path, wanted)
     if kind == ".parquet":
-        return _parquet(path, wanted)
+        return _parquet(path, wanted, optional)
     assert kind in FORMATS, f"the format of {path} was to be checked before"
     return _with_fields(_json_rows(path) if kind == ".json" else _jsonl(path), path, wanted)
 
 
 def load_json(path: str) -> Any:
     """The one JSON value that a file holds."""
-    with open_binary(path) as stream:
+    with open_content(path) as stream:
         data = stream.read().removeprefix(BOM)
     try:
         text = data.decode()
@@ -60,34 +55,6 @@ def load_json(path: str) -> Any:
         raise ValueError(f"{path} line {error.lineno}: not JSON ({error.msg}){many}") from error
     except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
         raise ValueError(f"{path}: not JSON ({error}): mend the file") from error
-
-
-def open_binary(path: str, *, seekable: bool = False) -> IO[bytes]:
-    """A file's bytes. ValueError where there is no such file."""
-    try:
-        system, inner = (
-            pafs.FileSystem.from_uri(path) if "://" in path else (pafs.LocalFileSystem(), path)
-        )
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"{path}: expected a path, or an address that begins with s3:// or gs://"
-        ) from error
-    found = system.get_file_info(inner).type
-    if found != pafs.FileType.File:
-        what = "a folder" if found == pafs.FileType.Directory else "nothing"
-        raise ValueError(f"{path}: expected a file, found {what}; give the path of a file")
-    if seekable:
-        return cast(IO[bytes], system.open_input_file(inner))
-    return cast(IO[bytes], io.BufferedReader(system.open_input_stream(inner, compression=None)))
-
-
-def content_hash(path: str) -> str:
-    """The SHA-256 of a file's content: a file that moved is still the same."""
-    digest = hashlib.sha256()
-    with open_binary(path) as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def kind_of(value: object) -> str:
@@ -159,12 +126,14 @@ def _csv(path: str, wanted: Mapping[str, str]) -> Iterator[Row]:
         ) from error
 
 
-def _parquet(path: str, wanted: Mapping[str, str]) -> Iterator[Row]:
+def _parquet(path: str, wanted: Mapping[str, str], optional: Collection[str]) -> Iterator[Row]:
     with open_binary(path, seekable=True) as stream:
         try:
             file = pq.ParquetFile(stream)
-            _require(path, wanted, file.schema_arrow.names)
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(wanted)):
+            names = file.schema_arrow.names
+            _require(path, wanted, names)
+            chosen = [*wanted, *(name for name in optional if name in names)]
+            for batch in file.iter_batches(BATCH_ROWS, columns=chosen):
                 yield from batch.to_pylist()
         except UnicodeDecodeError as error:
             raise ValueError(
@@ -178,7 +147,7 @@ def _parquet(path: str, wanted: Mapping[str, str]) -> Iterator[Row]:
 
 
 def _lines(path: str) -> Iterator[str]:
-    with open_binary(path) as stream:
+    with open_content(path) as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 yield (line.removeprefix(BOM) if number == 1 else line).decode()
@@ -205,9 +174,8 @@ def _with_fields(found: Iterator[Row], path: str, wanted: Mapping[str, str]) -> 
 
 
 def _require(path: str, wanted: Mapping[str, str], there: Collection[str]) -> None:
-    for name, key in wanted.items():
+    for name, advice in wanted.items():
         if name not in there:
-            shown = ", ".join(sorted(there)[:NUM_FIELDS_SHOWN]) or "no fields"
-            raise ValueError(
-                f"{path}: there is no field {name!r}; mend {key}: the file has {shown}"
-            )
+            shown = ", ".join(sorted(there)[:NUM_FIELDS_SHOWN])
+            shown = " ".join(shown.split()) or "no fields"  # a name may hold line breaks
+            raise ValueError(f"{path}: there is no field {name!r}; {advice}: the file has {shown}")

@@ -5,17 +5,32 @@ A value is handed on as it was found, text or not: the stage that collects says 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from ray_jobs import formats
+from ray_jobs import files, formats
+from ray_jobs.publishers import PUBLISHED, WITHOUT_RESPONSES, Found, joined
 from ray_jobs.schema import Language, Role
 
-KEY = "build_data.sources"
-SAFETY_PROMPTS = "key → list of {prompt, response, type}"
+__all__ = ["Fields", "Found", "Source", "check", "decides", "fingerprint", "read"]
 
-ReaderName = Literal["safety_prompts", "generic"]
+KEY = "build_data.sources"
+VERSION = 2  # raise it where a reader would give other rows for the same file
+
+ReaderName = Literal[
+    "safety_prompts",
+    "safetybench",
+    "cvalues_comparison",
+    "cvalues_responsibility",
+    "s_eval",
+    "alpaca",
+    "sharegpt",
+    "generic",
+    "hub",
+]
+LANGUAGES = {"zh": "zh", "cn": "zh", "chinese": "zh", "中文": "zh", "en": "en", "english": "en"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +43,8 @@ class Fields:
     """Fields of the responses that the file brings along, one response each."""
     label: str = ""
     """Field of the file's own label; empty where it has none."""
+    language: str = ""
+    """Field of a row's language (zh, en, zh-CN, …); empty where the source's holds for all."""
 
     def __post_init__(self) -> None:
         if not self.prompts or not all((*self.prompts, *self.replies)):
@@ -51,37 +68,34 @@ class Source:
     """A file of prompts, what it is for, and how to read it."""
 
     reader: ReaderName
-    """safety_prompts: a JSON object, key → rows. generic: .json, .jsonl, .csv or .parquet."""
+    """generic: .json, .jsonl, .csv or .parquet by `fields`. hub: a folder of .parquet, by `fields`.
+    The others know their fields."""
     path: str
-    """The file, on a disk or as s3:// or gs://."""
+    """The file, or the hub's folder, on a disk or as s3:// or gs://."""
     role: Role
     """train: exported. analyse: labelled only. evaluate: never trained on. general: plain skill."""
     language: Language = "zh"
-    """Language of all its rows; it chooses the prompts that the models get."""
+    """Language of its rows, where they do not say it; it chooses the prompts that models get."""
     licence: str
     """Its licence's short name, such as Apache-2.0; it goes with every row into the data card."""
     fields: Fields = field(default_factory=Fields)
-    """Which field holds what; for the generic reader only."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """One row of a file, as it was found."""
-
-    source_row: int
-    """Counted from 1 over the file."""
-    prompt: object
-    """None where the row has none."""
-    responses: tuple[object, ...]
-    """Those that are there."""
-    label: str | None
+    """Which field holds what; for the readers generic and hub only."""
+    catalogue: str = ""
+    """Its name in conf/sources.yaml, where it comes from there; set by `from`."""
+    id: str = ""
+    """Reader hub: the data set owner/name on Hugging Face, which `fetch` brings as .parquet."""
+    revision: str = ""
+    """Reader hub: the commit, 40 hex digits, so that the rows stay the same."""
+    subset: str = ""
+    """Reader hub: the configuration of a data set that has several."""
+    split: str = ""
+    """Reader hub: the split, such as train."""
 
 
 def read(name: str, source: Source) -> Iterator[Found]:
     """The rows of a source, one at a time. ValueError names the file and its line."""
     num_rows = 0
-    is_generic = source.reader == "generic"
-    for found in _generic(name, source) if is_generic else _safety_prompts(source.path):
+    for found in _rows(name, source):
         num_rows += 1
         yield found
     if not num_rows:
@@ -90,14 +104,23 @@ def read(name: str, source: Source) -> Iterator[Found]:
         )
 
 
-def check(sources: Mapping[str, Source]) -> None:
-    """Refuse what can be refused before any work starts. ValueError names the key or the file."""
+def check(sources: Mapping[str, Source], recipe: str = "<recipe>") -> None:
+    """Refuse what can be refused before any work starts. ValueError names the key or the file.
+    `recipe` is the file to name where something has not been fetched.
+    """
     if not sources:
         raise ValueError(
             f"{KEY}: expected at least one source; add one, such as {KEY}.mine.path=FILE"
         )
     for name, source in sources.items():
         _check_keys(f"{KEY}.{name}", source)
+    if absent := [name for name, source in sources.items() if _is_to_fetch(source)]:
+        raise ValueError(
+            f"{KEY}.{absent[0]}: {sources[absent[0]].path} is not here"
+            + (f", nor what {', '.join(absent[1:])} read" if absent[1:] else "")
+            + f": python -m ray_jobs fetch {recipe}"
+        )
+    for name, source in sources.items():
         # Up to the first whole row: where a field is misspelt there is none, and the end says so.
         for found in read(name, source):
             if found.prompt is not None and (found.responses or not source.fields.replies):
@@ -105,16 +128,17 @@ def check(sources: Mapping[str, Source]) -> None:
 
 
 def fingerprint(source: Source) -> str:
-    """The SHA-256 of the file's content: a file that moved is still the same."""
-    return formats.content_hash(source.path)
+    """The SHA-256 of the content that is read: a file that moved is still the same."""
+    return files.content_hash(*_paths(source))
 
 
 def decides(name: str, source: Source) -> dict[str, Any]:
-    """What decides the rows of a source: all but where its file lies."""
+    """What decides the rows of a source: all but where its file lies, or came from."""
     return {
         "name": name,
         "content": fingerprint(source),
-        "format": formats.suffix(source.path),
+        "version": VERSION,
+        "format": "folder" if source.reader == "hub" else files.suffix(source.path),
         "reader": source.reader,
         "role": source.role,
         "language": source.language,
@@ -123,6 +147,7 @@ def decides(name: str, source: Source) -> dict[str, Any]:
             "prompt": list(source.fields.prompts),
             "responses": list(source.fields.replies),
             "label": source.fields.label,
+            "language": source.fields.language,
         },
     }
 
@@ -138,77 +163,84 @@ def _check_keys(key: str, source: Source) -> None:
             )
     if not source.licence.strip():
         raise ValueError(f"{key}.licence: expected a licence's short name, such as Apache-2.0")
-    if source.reader == "safety_prompts":
-        if source.fields != Fields():
-            raise ValueError(f"{key}.fields: the reader safety_prompts has its own; remove them")
-        return
-    if source.role == "general" and not source.fields.replies:
+    if source.reader in PUBLISHED and source.fields != Fields():
+        raise ValueError(f"{key}.fields: the reader {source.reader} has its own; remove them")
+    if source.reader == "s_eval" and source.role != "evaluate":
+        raise ValueError(f"{key}.role: S-Eval's licence forbids derived data; expected evaluate")
+    mapped = source.reader not in PUBLISHED
+    if source.role == "general" and source.reader in WITHOUT_RESPONSES:
+        raise ValueError(
+            f"{key}.role: role general needs responses, and {source.reader} files have none"
+        )
+    if source.role == "general" and mapped and not source.fields.replies:
         raise ValueError(
             f"{key}.fields.responses: role general needs its response's field, such as [output]"
         )
-    if formats.suffix(source.path) not in formats.FORMATS:
+    if source.reader == "hub":
+        _check_hub(key, source)
+        return
+    if source.id or source.revision or source.subset or source.split:
+        raise ValueError(f"{key}: id, revision, subset and split are for reader hub; remove them")
+    if files.suffix(source.path) not in formats.FORMATS:
         raise ValueError(
             f"{key}.path: expected a file {', '.join(formats.FORMATS)}, found {source.path!r}"
         )
 
 
-def _safety_prompts(path: str) -> Iterator[Found]:
-    """The files of thu-coai/Safety-Prompts. A row's `type` repeats the key it stands under."""
-    number, has_prompt = 0, False
-    for number, (key, row) in enumerate(_rows_by_key(path), start=1):
-        has_prompt |= "prompt" in row
-        response = row.get("response")
-        yield Found(
-            source_row=number,
-            prompt=_cleaned(row.get("prompt")),
-            responses=() if response is None else (_cleaned(response),),
-            label=str(row.get("type") or key),
+def _check_hub(key: str, source: Source) -> None:
+    if source.id and not re.fullmatch(r"[\w.-]+/[\w.-]+", source.id):
+        raise ValueError(f"{key}.id: expected owner/name, found {source.id!r}")
+    if source.id and not re.fullmatch(r"[0-9a-f]{40}", source.revision):
+        raise ValueError(
+            f"{key}.revision: expected the commit, 40 hex digits, so that the rows stay the same, "
+            f"found {source.revision!r}"
         )
-    if number and not has_prompt:
-        raise ValueError(f"{path}: no row has a prompt; expected {SAFETY_PROMPTS}")
+    if source.id and not source.split:
+        raise ValueError(f"{key}.split: missing; name the split, such as train")
 
 
-def _rows_by_key(path: str) -> Iterator[tuple[str, Mapping[str, object]]]:
-    data = formats.load_json(path)
-    if not isinstance(data, dict):
-        found = formats.kind_of(data)
-        raise ValueError(f"{path}: expected {SAFETY_PROMPTS}, found {found}; choose another reader")
-    for key, rows in data.items():
-        if not isinstance(rows, list):
-            found = formats.kind_of(rows)
-            raise ValueError(f"{path} key {key!r}: expected a list of rows, found {found}; mend it")
-        for number, row in enumerate(rows, start=1):
-            yield key, formats.as_object(row, f"{path} key {key!r} row {number}")
+def _is_to_fetch(source: Source) -> bool:
+    return bool(source.catalogue or source.id) and not files.is_there(source.path)
 
 
-def _cleaned(value: object) -> object:
-    """Without the stray line breaks, and halves of escaped ones, that begin some of its texts."""
-    return value.strip().removeprefix("n\n").lstrip() if isinstance(value, str) else value
+def _rows(name: str, source: Source) -> Iterator[Found]:
+    published = PUBLISHED.get(source.reader)
+    return published(source.path) if published else _mapped(name, source)
 
 
-def _generic(name: str, source: Source) -> Iterator[Found]:
-    fields, key = source.fields, f"{KEY}.{name}.fields"
+def _paths(source: Source) -> list[str]:
+    if source.reader != "hub":
+        return [source.path]
+    # A folder that `fetch` has made holds nothing but the one split.
+    parts = () if source.id else filter(None, (source.subset, source.split))
+    return files.parquet_files(source.path, tuple(parts))
+
+
+def _mapped(name: str, source: Source) -> Iterator[Found]:
+    """Rows by the recipe's `fields`."""
+    fields, key = source.fields, f"mend {KEY}.{name}.fields"
     wanted = dict.fromkeys(fields.prompts, f"{key}.prompt") | dict.fromkeys(
         fields.replies, f"{key}.responses"
     )
     if fields.label:
         wanted[fields.label] = f"{key}.label"
-    for number, row in enumerate(formats.rows(source.path, wanted), start=1):
+    if fields.language:
+        wanted[fields.language] = f"{key}.language"
+    rows = (row for path in _paths(source) for row in formats.rows(path, wanted))
+    for number, row in enumerate(rows, start=1):
         label = row.get(fields.label) if fields.label else None
         yield Found(
             source_row=number,
-            prompt=_joined([row.get(part) for part in fields.prompts]),
+            prompt=joined([row.get(part) for part in fields.prompts]),
             responses=tuple(row[part] for part in fields.replies if row.get(part) is not None),
             label=None if label is None else str(label),
+            language=_language(row.get(fields.language)) if fields.language else None,
         )
 
 
-def _joined(values: list[object]) -> object:
-    """The texts in one; None where there are none; where something else is among them, that."""
-    texts: list[str] = []
-    for value in values:
-        if isinstance(value, str):
-            texts.append(value)
-        elif value is not None:
-            return value
-    return "\n".join(text for text in texts if text.strip()) if texts else None
+def _language(value: object) -> str | None:
+    """zh or en, also where zh-CN or English stands there; another language as it stands there."""
+    if value is None or not str(value).strip():
+        return None
+    told = str(value).strip()
+    return LANGUAGES.get(re.split(r"[-_]", told.lower())[0], told)

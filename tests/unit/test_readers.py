@@ -227,7 +227,7 @@ def test_texts_come_out_of_json_lines_as_they_went_in(
         ({"path": "/nowhere/rows.jsonl"}, "/nowhere/rows.jsonl: expected a file, found nothing"),
         ({"path": "ftp://host/rows.jsonl"}, "expected a path, or an address"),
         ({"path": "rows.xlsx"}, r"build_data.sources.mine.path: expected a file .json, .jsonl"),
-        ({"reader": "excel"}, "mine.reader: expected safety_prompts | generic, found 'excel'"),
+        ({"reader": "excel"}, "mine.reader: expected safety_prompts | .* | hub, found 'excel'"),
         ({"role": "test"}, "mine.role: expected train | analyse | evaluate | general"),
         ({"language": "fr"}, "mine.language: expected zh | en"),
         ({"licence": " "}, "mine.licence: expected a licence"),
@@ -235,6 +235,13 @@ def test_texts_come_out_of_json_lines_as_they_went_in(
         ({"fields": Fields(prompt="question")}, "mine.fields.prompt: the file has prompt"),
         ({"fields": Fields(responses="answer")}, "mine.fields.responses: the file has prompt"),
         ({"reader": "safety_prompts", "fields": ALPACA}, "mine.fields: the reader safety_prompts"),
+        ({"reader": "s_eval"}, "mine.role: S-Eval's licence forbids derived data; expected evalu"),
+        ({"reader": "safetybench", "role": "general"}, "mine.role: role general needs responses"),
+        ({"split": "train"}, "mine: id, revision, subset and split are for reader hub; remove"),
+        ({"reader": "hub", "id": "name"}, "mine.id: expected owner/name, found 'name'"),
+        ({"reader": "hub", "id": "a/b", "revision": "main"}, "mine.revision: expected the commit"),
+        ({"reader": "hub", "id": "a/b", "revision": "a" * 40}, "mine.split: missing"),
+        ({"reader": "hub", "path": "/nowhere"}, "/nowhere: expected a folder of .parquet files"),
     ],
 )
 def test_check_refuses_what_cannot_work(
@@ -244,6 +251,39 @@ def test_check_refuses_what_cannot_work(
     check({"mine": source(file)})
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):
         check({"mine": replace(source(file), **changes)})
+
+
+def test_check_says_how_to_fetch_what_is_not_here(tmp_path: Path) -> None:
+    mine = source(write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a"}]))
+    absent = replace(mine, path=str(tmp_path / "absent.jsonl"), catalogue="rows")
+    hub = replace(absent, reader="hub", catalogue="", id="a/b", revision="a" * 40, split="train")
+    wanted = "sources.b: .*absent.jsonl is not here, nor what c read: python -m ray_jobs fetch r$"
+    with pytest.raises(ValueError, match=wanted):
+        check({"a": mine, "b": absent, "c": hub}, "r")
+
+
+def test_a_folder_of_parquet_files_is_read_split_by_split(tmp_path: Path) -> None:
+    for name in ("default/train-00001.parquet", "default/train-00000.parquet", "x/train.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_parquet(tmp_path / name, [{"prompt": name}])
+    write_parquet(tmp_path / "default" / "trainer.parquet", [{"prompt": "no"}])
+    mine = source(tmp_path, "hub", subset="default", split="train")
+    check({"mine": mine})
+    found = [(row.source_row, row.prompt) for row in read("mine", mine)]
+    assert found == [(1, "default/train-00000.parquet"), (2, "default/train-00001.parquet")]
+    assert decides("mine", mine) != decides("mine", replace(mine, subset="x"))
+    with pytest.raises(ValueError, match="file of dev; mend subset or split: there are"):
+        check({"mine": replace(mine, subset="", split="dev")})
+
+
+def test_a_row_may_say_its_own_language(tmp_path: Path) -> None:
+    told = ["zh", "zh-CN", "English", "中文", "fr", " ", None]
+    rows = [{"prompt": "a", "lang": language} for language in told]
+    mine = source(write_jsonl(tmp_path / "a.jsonl", rows), fields=Fields(language="lang"))
+    found = [row.language for row in read("mine", mine)]
+    assert found == ["zh", "zh", "en", "zh", "fr", None, None]
+    with pytest.raises(ValueError, match=r"no field 'tongue'; mend .*mine.fields.language"):
+        list(read("mine", replace(mine, fields=Fields(language="tongue"))))
 
 
 def test_check_refuses_a_folder_and_an_empty_recipe(tmp_path: Path) -> None:
