@@ -1,46 +1,86 @@
-"""Collect the prompts of all sources. No row of a file is lost: dropped ones carry their reason."""
+"""Collect the prompts of all sources. No row of a file is lost: dropped ones carry their reason.
+
+Rows are written twice: as drafts while they are read, and again when all have been compared. Of a
+row in between, only a few numbers are in memory.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeGuard, get_args
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeGuard, get_args
 
+import numpy as np
+import pyarrow as pa
+
+from ray_jobs.duplicates import Near
 from ray_jobs.readers import Found, Source, read
-from ray_jobs.schema import Role, row_id
-from ray_jobs.tables import Row
+from ray_jobs.repeats import Evaluation, Ids, Reasons, Repeats
+from ray_jobs.schema import COLLECTED, Role, row_id
+from ray_jobs.tables import DONE, Folder, Row, to_table, write_shards
 
-VERSION = 1
+VERSION = 2
+SHARD_ROWS = 5000
+# What rows are compared with is read first.
+READ_ORDER: tuple[Role, ...] = ("evaluate", "train", "analyse", "general")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collect:
-    """Which rows are too long to be used."""
+    """Which rows are of no use, and which repeat others."""
 
     max_prompt_chars: int = 8000
     """Rows with a longer prompt are dropped."""
     max_response_chars: int = 8000
     """Rows with a longer response of their own are dropped."""
+    min_similarity: float = 0.8
+    """Prompts with this share of n-grams in common, or more, are near-duplicates. 1: those that are
+    alike but for spaces, punctuation, case and width. 0: none are, only equal ones are dropped."""
+    ngram_chars: int = 3
+    """Length of these n-grams. Shorter prompts are compared as with min_similarity 1."""
+    min_leaked_share: float = 0.8
+    """Rows to train on with this share of an evaluation prompt's n-grams, or more, are
+    contaminated. 0: no row is compared with evaluation prompts."""
+    leaked_ngram_chars: int = 4
+    """Length of these n-grams in Chinese characters; four Latin letters or digits count as one."""
 
     def __post_init__(self) -> None:
-        if self.max_prompt_chars < 1 or self.max_response_chars < 1:
-            raise ValueError("collect: expected max_prompt_chars ≥ 1 and max_response_chars ≥ 1")
+        for name in ("max_prompt_chars", "max_response_chars", "ngram_chars", "leaked_ngram_chars"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"collect: expected {name} ≥ 1, found {getattr(self, name)}")
+        for name in ("min_similarity", "min_leaked_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"collect: expected {name} from 0 to 1, found {getattr(self, name)}"
+                )
 
 
-def collect(sources: Mapping[str, Source], cfg: Collect) -> Iterator[Row]:
-    """The rows of schema.COLLECTED: role by role, sources by name, whatever order the recipe has.
-
-    Of equal prompts in one role the first is kept.
+def write(home: Folder, sources: Mapping[str, Source], cfg: Collect) -> list[str]:
+    """Write the rows of schema.COLLECTED and return the names of their shards: role by role,
+    sources by name, whatever order the recipe has. Of prompts of one role that repeat one another
+    the first is kept. What a killed run left in the folder is removed.
     """
-    order = get_args(Role)
-    first: dict[bytes, str] = {}
-    for name, source in sorted(sources.items(), key=lambda one: (order.index(one[1].role), one[0])):
-        for found in read(name, source):
-            row = _row(name, source, found)
-            reason = reason_to_drop(found, source.role, cfg) or _reason_duplicate(row, first)
-            yield row if reason is None else _dropped(row, reason)
+    drafts = home / "drafts"
+    drafts.delete()
+    for name in home.names():
+        if name.startswith("part-"):
+            home.remove(name)
+    written: dict[Role, _Written] = {}
+    evaluation: Evaluation | None = None
+    with _progress("collected") as bar:
+        for role in READ_ORDER:
+            compared = evaluation if role in ("train", "general") else None
+            written[role] = _draft(drafts, role, _rows(role, sources, cfg), cfg, compared, bar)
+            if role == "evaluate" and cfg.min_leaked_share:
+                evaluation = _evaluation(drafts, written[role].shards, cfg)
+    with _progress("written", bar.n) as bar:
+        shards = write_shards(home, _final(drafts, written, bar))
+    drafts.delete()
+    return shards
 
 
 def reason_to_drop(found: Found, role: str, cfg: Collect) -> str | None:
@@ -72,31 +112,16 @@ def _row(name: str, source: Source, found: Found) -> Row:
         "source": name,
         "source_row": found.source_row,
         "role": source.role,
-        "language": source.language,
+        "language": found.language or source.language,
         "licence": source.licence,
         "prompt": prompt,
         "source_label": label or None,
         "original_responses": responses,
         "parent": None,
+        "twin": None,
         "outcome": "done",
         "reason": None,
     }
-
-
-def _dropped(row: Row, reason: str) -> Row:
-    # Dropped rows may be alike to the letter, so the id says which row of its file it is.
-    name = f"{row['id']}/d{row['source_row']}"
-    return {**row, "id": name, "outcome": "dropped", "reason": reason}
-
-
-def _reason_duplicate(row: Row, first: dict[bytes, str]) -> str | None:
-    """The reason where the prompt was there before; else None, and `first` has it from now on."""
-    text = f"{row['role']}\n{unicodedata.normalize('NFC', row['prompt'])}"
-    key = hashlib.blake2b(text.encode(), digest_size=16).digest()
-    if key in first:
-        return f"duplicate of {first[key]}"
-    first[key] = row["id"]
-    return None
 
 
 def _is_text(value: object) -> TypeGuard[str]:
@@ -113,3 +138,102 @@ def _is_text(value: object) -> TypeGuard[str]:
 def _is_visible(text: str) -> bool:
     """Whether there is more than spaces, controls and zero-width characters."""
     return any(unicodedata.category(char)[0] not in "ZC" for char in text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """The drafts of one role, and what was decided about their rows since."""
+
+    shards: list[str]
+    reason: Reasons
+    twin: Ids
+
+
+def _rows(role: Role, sources: Mapping[str, Source], cfg: Collect) -> Iterator[Row]:
+    """The rows of a role's sources; those that are of no use by themselves are dropped."""
+    for name, source in sorted(sources.items()):
+        for found in read(name, source) if source.role == role else ():
+            row, reason = _row(name, source, found), reason_to_drop(found, role, cfg)
+            dropped = {"id": _dropped_id(row["id"], row["source_row"]), "outcome": "dropped"}
+            yield row if reason is None else {**row, **dropped, "reason": reason}
+
+
+def _draft(
+    folder: Folder,
+    role: Role,
+    rows: Iterator[Row],
+    cfg: Collect,
+    evaluation: Evaluation | None,
+    bar: Any,
+) -> _Written:
+    """Write a role's rows as they are read, and decide which of them repeat others."""
+    shards: list[str] = []
+    # An evaluation set is not ours to thin out: only equal prompts are dropped from it.
+    min_similarity = 0.0 if role == "evaluate" else cfg.min_similarity
+    with closing(Near(min_similarity, cfg.ngram_chars, _scratch(folder))) as near:
+        repeats = Repeats(near, evaluation)
+        while some := list(islice(rows, SHARD_ROWS)):
+            shards.append(f"{role}-{len(shards):05d}.parquet")
+            folder.write_shard(shards[-1], to_table(some, COLLECTED))
+            prompts = [row["prompt"] if row["outcome"] == "done" else None for row in some]
+            repeats.add([row["id"] for row in some], prompts)
+            bar.update(len(some))
+        reason, twin = repeats.decide()
+    return _Written(shards=shards, reason=reason, twin=twin)
+
+
+def _scratch(folder: Folder) -> str | None:
+    """Where there is room for what does not fit in memory; None: the system's temporary folder."""
+    if "://" in folder.uri:
+        return None
+    Path(folder.uri).mkdir(parents=True, exist_ok=True)
+    return folder.uri
+
+
+def _evaluation(folder: Folder, shards: Sequence[str], cfg: Collect) -> Evaluation | None:
+    if not shards:
+        return None
+    names = ["id", "source", "prompt"]
+    tables = [folder.read_shard(shard, names, DONE) for shard in shards]
+    rows = pa.concat_tables(tables)
+    ids, sources, prompts = (rows[name].to_pylist() for name in names)
+    share, ngram = cfg.min_leaked_share, cfg.leaked_ngram_chars
+    return Evaluation(ids, sources, prompts, min_share=share, ngram=ngram)
+
+
+def _final(folder: Folder, written: Mapping[Role, _Written], bar: Any) -> Iterator[pa.Table]:
+    """The drafts in their order, with what was decided."""
+    for role in get_args(Role):
+        start = 0
+        for shard in written[role].shards:
+            rows = folder.read_shard(shard)
+            end = start + rows.num_rows
+            yield _decided(rows, written[role].reason[start:end], written[role].twin[start:end])
+            bar.update(rows.num_rows)
+            start = end
+
+
+def _decided(rows: pa.Table, reason: Reasons, twin: Ids) -> pa.Table:
+    columns = {name: rows[name].to_pylist() for name in ("id", "outcome", "reason", "twin")}
+    source_row = rows["source_row"].to_pylist()
+    for row in np.flatnonzero(reason != None).tolist():  # noqa: E711 (of each row)
+        columns["id"][row] = _dropped_id(columns["id"][row], source_row[row])
+        columns["outcome"][row] = "dropped"
+        columns["reason"][row] = reason[row]
+        columns["twin"][row] = twin[row].decode()
+    for name, values in columns.items():
+        kind = COLLECTED.field(name)
+        rows = rows.set_column(rows.schema.get_field_index(name), kind, pa.array(values, kind.type))
+    return rows
+
+
+def _dropped_id(row_id: str, source_row: int) -> str:
+    """Dropped rows may be alike to the letter, so the id says which row of its file it is."""
+    return f"{row_id}/d{source_row}"
+
+
+def _progress(what: str, total: int | None = None) -> Any:
+    from tqdm import tqdm
+
+    label = f"{what:>16}"
+    return tqdm(desc=label, total=total, unit="row", mininterval=1.0, dynamic_ncols=True)
