@@ -14,11 +14,13 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks import sides
-from ray_jobs.asking import Question, ask, itself, request_seed
+from ray_jobs.asker import request_seed
+from ray_jobs.asking import ask
 from ray_jobs.engines.seam import Sampling
-from ray_jobs.engines.vllm import engine_args, set_environment
+from ray_jobs.engines.vllm_core import engine_args, set_environment
 from ray_jobs.ledger import LedgerConfig
 from ray_jobs.prompts import Chat
+from ray_jobs.question import Question, itself
 from ray_jobs.schema import ANSWERED
 from ray_jobs.tables import Folder, Row
 

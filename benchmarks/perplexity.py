@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from benchmarks import sides
 from benchmarks.generate import SCHEMA, render
-from ray_jobs.asking import Question, ask, itself
-from ray_jobs.engines.vllm import engine_args, set_environment
+from ray_jobs.asking import ask
+from ray_jobs.engines.vllm_core import engine_args, set_environment
 from ray_jobs.ledger import LedgerConfig
+from ray_jobs.question import Question, itself
 from ray_jobs.tables import Folder
 
 SCORED = pa.schema(

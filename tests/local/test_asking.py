@@ -17,10 +17,11 @@ import pytest
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
 
-from ray_jobs.asking import Question, ask, itself
+from ray_jobs.asking import ask
 from ray_jobs.engines.seam import EngineStartError, Placement, Reply, Request
 from ray_jobs.ledger import LedgerConfig
 from ray_jobs.outcomes import Blocked, Failed, Refused, Unparsed
+from ray_jobs.question import Question, itself
 from ray_jobs.schema import ANSWERED
 from ray_jobs.tables import Folder, Table, write_shards
 
