@@ -137,7 +137,7 @@ class EndpointEngine:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": request.seed,
-        }
+        } | ({"stop": list(request.stop)} if request.stop else {})
         extra: dict[str, Any] = {"top_k": sampling.top_k} if sampling.top_k else {}
         if constraint and self._cfg.structured_outputs:
             forms = {

@@ -11,12 +11,15 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import yaml
 
 from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, Placement, Reply, Request
 from ray_jobs.outcomes import Failed
+
+Answer: TypeAlias = str | tuple[float, int]
+"""A text, or the sum and number of a prompt's log-probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class ScriptedConfig:
     kind: Literal["scripted"] = "scripted"
     answers: str
     """A YAML list of {match: regular expression over the chat's text, answer: text}; the first
-    that matches answers.
+    that matches answers. A prompt's perplexity is a line {match, logprobs: [sum, count]}.
     """
     delay_s: float = field(default=0.0, metadata=NO_EFFECT_ON_ROWS)
     """How long an answer takes."""
@@ -81,23 +84,37 @@ class ScriptedEngine:
                 log.write(hashlib.sha256(text.encode()).hexdigest() + "\n")
         time.sleep(self._cfg.delay_s)
         for pattern, answer in self._table:
-            if pattern.search(text):
-                return Reply(
-                    text=answer,
-                    prompt_tokens=len(text),
-                    output_tokens=len(answer),
-                    finish_reason="stop",
-                )
+            if isinstance(answer, str) != request.perplexity and pattern.search(text):
+                return _reply(text, answer)
         raise Failed(f"no line of {Path(self._cfg.answers).name} matches")
 
 
-def _read_table(file: str, where: str) -> list[tuple[re.Pattern[str], str]]:
+def _reply(asked: str, answer: Answer) -> Reply:
+    text, (logprob_sum, num) = (answer, (None, None)) if isinstance(answer, str) else ("", answer)
+    return Reply(
+        text=text,
+        prompt_tokens=len(asked),
+        output_tokens=len(text),
+        finish_reason="stop",
+        logprob_sum=logprob_sum,
+        token_count=num,
+    )
+
+
+def _read_table(file: str, where: str) -> list[tuple[re.Pattern[str], Answer]]:
     try:
         lines = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        return [(re.compile(line["match"], re.DOTALL), str(line["answer"])) for line in lines]
+        return [(re.compile(line["match"], re.DOTALL), _answer(line)) for line in lines]
     except FileNotFoundError:
         raise ValueError(f"{where}: there is no file {file}") from None
     except (yaml.YAMLError, KeyError, TypeError, re.error) as error:
         raise ValueError(
             f"{where}: {file}: expected a YAML list of {{match, answer}}, found {error!r}"
         ) from error
+
+
+def _answer(line: dict[str, Any]) -> Answer:
+    if "logprobs" not in line:
+        return str(line["answer"])
+    logprob_sum, num = line["logprobs"]
+    return float(logprob_sum), int(num)

@@ -56,6 +56,8 @@ class Request:
     seed: int
     """The request's own, so that a row's answer does not depend on what else is in flight."""
     constraint: Constraint | None = None
+    stop: tuple[str, ...] = ()
+    """Texts at which the answer ends; they are not part of it."""
     logprobs_of: tuple[str, ...] = ()
     """Single tokens whose log-probabilities are wanted at every output position."""
     perplexity: bool = False

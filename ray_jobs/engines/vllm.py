@@ -8,8 +8,6 @@ quarantined.
 from __future__ import annotations
 
 import itertools
-import multiprocessing.connection
-import os
 import queue
 import threading
 from collections import deque
@@ -18,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ray_jobs.engines.models import check_model, content_hash, is_local, weight_bytes
+from ray_jobs.engines.models import check_model, content_hash, is_local
 from ray_jobs.engines.seam import (
     NO_EFFECT_ON_ROWS,
     EngineStartError,
@@ -26,9 +24,9 @@ from ray_jobs.engines.seam import (
     Reply,
     Request,
 )
+from ray_jobs.engines.vllm_core import last_line, start
 from ray_jobs.outcomes import Quarantined, Refused
 
-GIB = 1 << 30
 DEATHS_ALONE = 2  # once may be a machine's doing; twice, alone in the engine, is the request's
 
 
@@ -43,6 +41,8 @@ class VllmConfig:
     """The hub's commit. Empty takes the newest, which then is not pinned."""
     tokenizer: str = ""
     """A folder with another tokenizer than the model's; empty for the model's own."""
+    plain_text: bool = False
+    """For base models: the turns' texts with empty lines between, instead of the chat template."""
     dtype: str = "bfloat16"
     quantization: str = ""
     max_model_len: int = 4096
@@ -84,6 +84,7 @@ class VllmConfig:
         return {
             "model": which,
             "tokenizer": tokenizer,
+            "plain_text": self.plain_text,
             "dtype": self.dtype,
             "quantization": self.quantization,
             "max_model_len": self.max_model_len,
@@ -125,7 +126,7 @@ class VllmEngine:
         self._ids = itertools.count()
         self._gone: EngineStartError | None = None
         self._tokenizer_lock = threading.Lock()
-        self._engine = _start(cfg)
+        self._engine = start(cfg)
         self._tokenizer = self._engine.get_tokenizer()
         self._thread = threading.Thread(target=self._work, name="vllm", daemon=True)
         self._thread.start()
@@ -155,6 +156,9 @@ class VllmEngine:
         with self._tokenizer_lock:  # the tokenizer's truncation state is not safe among threads
             if request.perplexity:
                 return list(self._tokenizer.encode(request.chat[0]["content"]))
+            if self.cfg.plain_text:
+                text = "\n\n".join(turn["content"] for turn in request.chat)
+                return list(self._tokenizer.encode(text))
             text = self._tokenizer.apply_chat_template(
                 request.chat, tokenize=False, add_generation_prompt=True
             )
@@ -201,7 +205,7 @@ class VllmEngine:
             self._engine.add_request(request_id, {"prompt_token_ids": job.tokens}, job.params)
         except ValueError as error:  # vLLM refuses the request itself
             del self._held[request_id]
-            job.future.set_exception(Refused(f"vLLM: {_last_line(error)}"))
+            job.future.set_exception(Refused(f"vLLM: {last_line(error)}"))
 
     def _params(self, request: Request) -> Any:
         from vllm import SamplingParams
@@ -230,7 +234,8 @@ class VllmEngine:
             structured_outputs=structured,
             logprob_token_ids=[self._token_id(text) for text in request.logprobs_of] or None,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            detokenize=False,  # decoded once, at the end
+            stop=list(request.stop) or None,
+            detokenize=bool(request.stop),  # else decoded once, at the end
         )
 
     def _token_id(self, text: str) -> int:
@@ -264,7 +269,7 @@ class VllmEngine:
                 else ()
             )
         return Reply(
-            text=text,
+            text=answer.text if request.stop else text,
             prompt_tokens=len(output.prompt_token_ids),
             output_tokens=len(tokens),
             finish_reason=str(answer.finish_reason),
@@ -298,7 +303,7 @@ class VllmEngine:
             self._suspects.extendleft(group for group in (jobs[half:], jobs[:half]) if group)
         self._engine.engine_core.shutdown()
         try:
-            self._engine = _start(self.cfg)
+            self._engine = start(self.cfg)
         except EngineStartError as error:
             self._gone = error
             self._give_up()
@@ -312,114 +317,3 @@ class VllmEngine:
                 waiting.append(job)
         for job in waiting:
             job.future.set_exception(self._gone)
-
-
-def _start(cfg: VllmConfig) -> Any:
-    """A running LLMEngine, or EngineStartError: at the deadline, or with vLLM's last words."""
-    outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-
-    def build() -> None:
-        try:
-            outcome.put((_build(cfg), None))
-        except BaseException as error:  # noqa: BLE001  it is handed to the waiting thread, which raises it
-            outcome.put((None, error))
-
-    threading.Thread(target=build, name="vllm-start", daemon=True).start()
-    try:
-        engine, error = outcome.get(timeout=cfg.placement.start_deadline_s)
-    except queue.Empty:
-        raise EngineStartError(
-            f"vLLM engine for {cfg.model}: not up after {cfg.placement.start_deadline_s:g} s "
-            "(placement.start_deadline_s)"
-        ) from None
-    if error is not None:
-        raise EngineStartError(
-            f"vLLM engine for {cfg.model} did not start: {_last_line(error)}{_ADVICE}"
-        ) from error
-    return engine
-
-
-_ADVICE = (
-    "; if memory is short, lower max_model_len, max_num_seqs or gpu_memory_utilization, "
-    "or take a smaller model"
-)
-
-
-def _build(cfg: VllmConfig) -> Any:
-    set_environment(cfg)
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.platforms import current_platform
-    from vllm.v1.engine.llm_engine import LLMEngine
-
-    _check_memory(cfg, current_platform)
-    engine = LLMEngine.from_engine_args(EngineArgs(**engine_args(cfg)), enable_multiprocessing=True)
-    threading.Thread(
-        target=_report_death, args=(engine.engine_core,), name="vllm-watch", daemon=True
-    ).start()
-    return engine
-
-
-def _report_death(core: Any) -> None:
-    # vLLM 0.29's synchronous client waits for ever for the outputs of a core that was killed.
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    multiprocessing.connection.wait(
-        [process.sentinel for process in core.resources.engine_manager.processes]
-    )
-    core.outputs_queue.put(EngineDeadError())
-
-
-def engine_args(cfg: VllmConfig) -> dict[str, Any]:
-    """The arguments of the vLLM engine: the same for our pool, the judge, and the raw engine of
-    the benchmarks.
-    """
-    return {
-        "model": str(Path(cfg.model).expanduser()) if is_local(cfg.model) else cfg.model,
-        "tokenizer": cfg.tokenizer or None,
-        "revision": cfg.revision if cfg.revision and not is_local(cfg.model) else None,
-        "dtype": cfg.dtype,
-        "quantization": cfg.quantization or None,
-        "max_model_len": cfg.max_model_len,
-        "tensor_parallel_size": cfg.tensor_parallel_size,
-        "max_num_seqs": cfg.max_num_seqs,
-        "max_num_batched_tokens": cfg.max_num_batched_tokens,
-        "gpu_memory_utilization": cfg.gpu_memory_utilization,
-        "enforce_eager": cfg.enforce_eager,
-        "enable_prefix_caching": True,
-        "disable_log_stats": True,
-        "trust_remote_code": False,
-        "load_format": "safetensors",
-    }
-
-
-def set_environment(cfg: VllmConfig) -> None:
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(cfg.cpu_kv_cache_gib)
-    if is_local(cfg.model):
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    # Ray sets it to the actor's logical CPUs, and the CPU engine would then use one core of the
-    # machine.
-    os.environ.pop("OMP_NUM_THREADS", None)
-
-
-def _check_memory(cfg: VllmConfig, platform: Any) -> None:
-    # Checked here because vLLM itself can hang when the card is too small.
-    import psutil
-
-    weights = weight_bytes(cfg.model) / cfg.tensor_parallel_size
-    if platform.is_cpu():
-        have, need = psutil.virtual_memory().available, weights + cfg.cpu_kv_cache_gib * GIB
-        place = "memory of this machine"
-    else:
-        have, need = platform.get_device_total_memory() * cfg.gpu_memory_utilization, weights
-        place = "share of the GPU"
-    if need > have:
-        raise MemoryError(
-            f"needs {need / GIB:.1f} GiB at the least, the {place} is {have / GIB:.1f} GiB"
-        )
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,0 +1,129 @@
+"""vLLM's core, the child process that holds the model: its arguments, its start with a deadline,
+and the watch over it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.connection
+import os
+import queue
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray_jobs.engines.models import is_local, weight_bytes
+from ray_jobs.engines.seam import EngineStartError
+
+if TYPE_CHECKING:
+    from ray_jobs.engines.vllm import VllmConfig
+
+GIB = 1 << 30
+_ADVICE = (
+    "; if memory is short, lower max_model_len, max_num_seqs or gpu_memory_utilization, "
+    "or take a smaller model"
+)
+
+
+def start(cfg: VllmConfig) -> Any:
+    """A running LLMEngine, or EngineStartError: at the deadline, or with vLLM's last words."""
+    outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def build() -> None:
+        try:
+            outcome.put((_build(cfg), None))
+        except BaseException as error:  # noqa: BLE001  it is handed to the waiting thread, which raises it
+            outcome.put((None, error))
+
+    threading.Thread(target=build, name="vllm-start", daemon=True).start()
+    try:
+        engine, error = outcome.get(timeout=cfg.placement.start_deadline_s)
+    except queue.Empty:
+        raise EngineStartError(
+            f"vLLM engine for {cfg.model}: not up after {cfg.placement.start_deadline_s:g} s "
+            "(placement.start_deadline_s)"
+        ) from None
+    if error is not None:
+        raise EngineStartError(
+            f"vLLM engine for {cfg.model} did not start: {last_line(error)}{_ADVICE}"
+        ) from error
+    return engine
+
+
+def _build(cfg: VllmConfig) -> Any:
+    set_environment(cfg)
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    _check_memory(cfg, current_platform)
+    engine = LLMEngine.from_engine_args(EngineArgs(**engine_args(cfg)), enable_multiprocessing=True)
+    threading.Thread(
+        target=_report_death, args=(engine.engine_core,), name="vllm-watch", daemon=True
+    ).start()
+    return engine
+
+
+def _report_death(core: Any) -> None:
+    # vLLM 0.29's synchronous client waits for ever for the outputs of a core that was killed.
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    multiprocessing.connection.wait(
+        [process.sentinel for process in core.resources.engine_manager.processes]
+    )
+    core.outputs_queue.put(EngineDeadError())
+
+
+def engine_args(cfg: VllmConfig) -> dict[str, Any]:
+    """The arguments of the vLLM engine: the same for our pool, the judge, and the raw engine of
+    the benchmarks.
+    """
+    return {
+        "model": str(Path(cfg.model).expanduser()) if is_local(cfg.model) else cfg.model,
+        "tokenizer": cfg.tokenizer or None,
+        "revision": cfg.revision if cfg.revision and not is_local(cfg.model) else None,
+        "dtype": cfg.dtype,
+        "quantization": cfg.quantization or None,
+        "max_model_len": cfg.max_model_len,
+        "tensor_parallel_size": cfg.tensor_parallel_size,
+        "max_num_seqs": cfg.max_num_seqs,
+        "max_num_batched_tokens": cfg.max_num_batched_tokens,
+        "gpu_memory_utilization": cfg.gpu_memory_utilization,
+        "enforce_eager": cfg.enforce_eager,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+    }
+
+
+def set_environment(cfg: VllmConfig) -> None:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(cfg.cpu_kv_cache_gib)
+    if is_local(cfg.model):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    # Ray sets it to the actor's logical CPUs, and the CPU engine would then use one core of the
+    # machine.
+    os.environ.pop("OMP_NUM_THREADS", None)
+
+
+def _check_memory(cfg: VllmConfig, platform: Any) -> None:
+    # Checked here because vLLM itself can hang when the card is too small.
+    import psutil
+
+    weights = weight_bytes(cfg.model) / cfg.tensor_parallel_size
+    if platform.is_cpu():
+        have, need = psutil.virtual_memory().available, weights + cfg.cpu_kv_cache_gib * GIB
+        place = "memory of this machine"
+    else:
+        have, need = platform.get_device_total_memory() * cfg.gpu_memory_utilization, weights
+        place = "share of the GPU"
+    if need > have:
+        raise MemoryError(
+            f"needs {need / GIB:.1f} GiB at the least, the {place} is {have / GIB:.1f} GiB"
+        )
+
+
+def last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
