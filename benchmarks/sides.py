@@ -22,7 +22,11 @@ NUM_PROMPTS = 400
 
 
 def prompts(*, long: bool = False) -> list[str]:
-    """The embedded samples' prompts, general ones too; `long` ones carry two responses each."""
+    """The embedded samples' prompts, general ones too; `long` ones carry two responses each.
+
+    Longest first, as ask() puts them: of a random model long answers come anywhere, and in another
+    order the raw engine would need more or fewer steps by mere luck.
+    """
     grouped = json.loads((SAMPLES / "safety_prompts.json").read_text(encoding="utf-8"))
     rows = [row for rows in grouped.values() for row in rows]
     lines = (SAMPLES / "general.jsonl").read_text(encoding="utf-8").splitlines()
@@ -30,10 +34,11 @@ def prompts(*, long: bool = False) -> list[str]:
         {"prompt": row["instruction"], "response": row["output"]} for row in map(json.loads, lines)
     ]
     rows = rows[:NUM_PROMPTS]
-    if not long:
-        return [row["prompt"] for row in rows]
-    near = zip(rows, rows[1:] + rows[:1], strict=True)
-    return [f"{one['prompt']}\n{one['response']}\n{two['response']}" for one, two in near]
+    texts = [row["prompt"] for row in rows]
+    if long:
+        near = zip(rows, rows[1:] + rows[:1], strict=True)
+        texts = [f"{one['prompt']}\n{one['response']}\n{two['response']}" for one, two in near]
+    return sorted(texts, key=len, reverse=True)
 
 
 def engine() -> VllmConfig:
