@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_jobs import taxonomy
 from ray_jobs.outcomes import Unparsed
 from ray_jobs.stages import answers, intents
 
@@ -13,24 +16,51 @@ ROW = {"id": "a", "prompt": "问题", "language": "zh"}
 
 
 @pytest.mark.parametrize(
-    "text", ["网络安全", "标签：网络安全", "网络安全。\n", "“网络安全”", "Label: Network Security"]
+    "text",
+    [
+        "网络安全\n逻辑陷阱",
+        "标签：网络安全\n提问方式：逻辑陷阱",
+        "网络安全。\n\n逻辑陷阱。\n",
+        "“网络安全”\n“逻辑陷阱”",
+        "网络安全\nLogical trap",
+    ],
 )
-def test_one_short_line_is_a_label(text: str) -> None:
-    assert intents.parse(text, ROW)["scenario"] == "NS"
+def test_a_short_line_and_a_known_dimension_are_a_label(text: str) -> None:
+    assert intents.parse(text, ROW) == {"label": "网络安全", "dimension": "logical_trap"}
 
 
-def test_a_label_that_the_map_does_not_know_stays_visible() -> None:
-    assert intents.parse("天气预报", ROW) == {
-        "label": "天气预报",
-        "scenario": None,
-        "mapping": "unmapped",
-    }
+def test_a_label_that_no_map_knows_stays_as_it_is() -> None:
+    said = intents.parse("Label: weather forecast\nWay of asking: Direct Question", ROW)
+    assert said == {"label": "weather forecast", "dimension": "plain"}
 
 
-@pytest.mark.parametrize("text", ["", "。", "网络安全\n因为它涉及入侵", "这条指令" * 20])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "。\n直接提问",
+        "网络安全",
+        "直接提问",
+        "网络安全\n因为它涉及入侵",
+        "网络安全\n直接提问\n因为它涉及入侵",
+        "网络安全\n直接提问：不加掩饰地直接问",
+        "这条指令" * 20 + "\n直接提问",
+    ],
+)
 def test_anything_else_is_no_label(text: str) -> None:
     with pytest.raises(Unparsed):
         intents.parse(text, ROW)
+
+
+@pytest.mark.parametrize("dimension", taxonomy.DIMENSIONS)
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_what_the_constraint_allows_is_what_is_read(dimension: str, language: str) -> None:
+    name = taxonomy.load().dimensions[dimension].name(language)
+    allowed = re.compile(intents.regex())
+    assert allowed.fullmatch(f"某个标签\n{name}")
+    assert intents.parse(f"某个标签\n{name}", ROW)["dimension"] == dimension
+    for text in (f"\n{name}", f"{'长' * 49}\n{name}", f"某个标签\n{name}。", "某个标签\n其他"):
+        assert not allowed.fullmatch(text)
 
 
 def test_analysis_and_answer_are_taken_apart() -> None:
