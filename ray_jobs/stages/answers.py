@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_jobs import prompts
-from ray_jobs.asking import Columns, Question
 from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, Sampling
 from ray_jobs.outcomes import Unparsed
 from ray_jobs.prompts import Chat
+from ray_jobs.question import Columns, Question
 from ray_jobs.schema import ANSWERED
+from ray_jobs.steps import deciding
 from ray_jobs.tables import Row
 
 VERSION = 1
@@ -55,9 +56,10 @@ def question(cfg: Answers) -> Question:
     )
 
 
-def files() -> dict[str, str]:
-    """The files that decide the answers, by what they are."""
-    return {"prompt answers": prompts.fingerprint("answers")}
+def decides(cfg: Answers) -> dict[str, Any]:
+    """What decides the answers, beside the engine."""
+    prompt = prompts.fingerprint("answers")
+    return {"version": VERSION, "settings": deciding(cfg), "prompt answers": prompt}
 
 
 def check_prompts() -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from ray_jobs.asking import Columns, Question, itself
 from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS
 from ray_jobs.outcomes import Unparsed
 from ray_jobs.prompts import Chat
-from ray_jobs.schema import SCORED_PROMPTS, SCORED_RESPONSES
+from ray_jobs.question import Columns, Question, itself
+from ray_jobs.schema import ANSWERED, CANDIDATES, SCORED_PROMPTS, SCORED_RESPONSES
 from ray_jobs.tables import DONE, Row, Table
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,13 @@ class Rewards:
     """The engine of kind `judge`, by its name in `engines`."""
 
 
-def candidates(labelled: Table, answered: Table) -> Iterator[Row]:
-    """Every labelled training prompt with all its responses: originals, then fresh answers in
-    order.
+def candidates(balanced: Table, answered: Table | None) -> Iterator[Row]:
+    """Every training prompt with all its responses: originals, then fresh answers in order, if any
+    were asked for.
     """
-    answers = answered.load(["id", "prompt_id", "analysis", "answer"], DONE)
-    for shard in labelled.scan(where=DONE & (pc.field("role") == "train")):
+    columns = ["id", "prompt_id", "analysis", "answer"]
+    answers = answered.load(columns, DONE) if answered else ANSWERED.empty_table().select(columns)
+    for shard in balanced.scan(where=DONE):
         mine = answers.filter(
             pc.is_in(answers["prompt_id"], value_set=shard["id"].combine_chunks())
         )
@@ -53,7 +54,7 @@ def _candidate(row: Row, answers: list[Row]) -> Row:
     return {
         **{
             name: row[name]
-            for name in ("id", "source", "language", "licence", "prompt", "scenario")
+            for name in CANDIDATES.names[: CANDIDATES.get_field_index("response_ids")]
         },
         "response_ids": [f"{row['id']}/o{k}" for k in range(len(originals))]
         + [a["id"] for a in answers],
