@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -54,12 +55,28 @@ class Folder:
         """Write a file so that it is whole or absent: rename on a disk, a single PUT on an object
         store.
         """
+        with self.open_write(name) as stream:
+            stream.write(data)
+
+    @contextmanager
+    def open_write(self, name: str) -> Iterator[IO[bytes]]:
+        """Write a file piece by piece; it is whole or absent, as with `write`: it gets its name, or
+        its one upload is completed, when the block ends. An error inside leaves no file.
+        """
         system, path = self._place()
         if isinstance(system, pafs.LocalFileSystem):
-            _write_local(Path(path) / name, data)
-        else:
-            with system.open_output_stream(f"{path}/{name}") as stream:
-                stream.write(data)
+            with _open_local(Path(path) / name) as draft:
+                yield draft
+            return
+        stream = system.open_output_stream(f"{path}/{name}")
+        try:
+            yield stream
+        except BaseException:
+            # An object store's stream cannot be abandoned, only completed: so it is removed after.
+            stream.close()
+            system.delete_file(f"{path}/{name}")
+            raise
+        stream.close()
 
     def write_shard(self, name: str, table: pa.Table) -> None:
         """Write a table as one whole Parquet file."""
@@ -114,14 +131,18 @@ class Folder:
         return pafs.LocalFileSystem(), self.uri
 
 
-def _write_local(file: Path, data: bytes) -> None:
+@contextmanager
+def _open_local(file: Path) -> Iterator[IO[bytes]]:
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    with draft.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
+    try:
+        with draft.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
