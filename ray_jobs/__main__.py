@@ -4,6 +4,7 @@ wrong, 130 stopped.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import signal
 import sys
@@ -11,19 +12,26 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
+JOBS = ("fetch", "build_data")
+"""Each is the function of that name in the module of that name."""
 ROOT = Path(__file__).resolve().parent.parent
 
 HELP = """usage: python -m ray_jobs <job> <recipe.yaml> [key=value …]
 
 jobs
-  build_data   collect → label → answer → score → select → export
+  fetch        bring the public data and models that the recipe names
+  build_data   collect → label → expand → answer → score → select → export
 
-recipes        conf/tiny.yaml (no GPU, tiny models) · conf/rtx3090.yaml (one 24 GB card)
+recipes        conf/tiny.yaml (no GPU, tiny models) · conf/rtx3090.yaml (one 24 GB card) ·
+               conf/cluster.yaml (many GPUs)
 
 keys           any key of the recipe: out=/data/run seed=7 build_data.answers.num_answers=2
                sources.mine.path=… adds a source, sources.samples=null removes one
+               build_data.without=[expansion] leaves a part of the method out
                when_changed=rebuild makes tables again whose prompts, models or settings have
-               changed docs: README.md
+               changed
+
+docs: README.md
 
 The same command goes on where a stopped one ended. Exit codes: 0 done, 1 failed, 2 wrong input,
 130 stopped.
@@ -36,31 +44,30 @@ def main(argv: list[str]) -> int:
         print(HELP, end="")
         return 0 if argv else 2
     job, *rest = argv
-    if job != "build_data" or not rest:
+    if job not in JOBS or not rest:
         print(
-            f"{job!r}: expected 'build_data <recipe.yaml>'; see python -m ray_jobs --help",
+            f"{job!r}: expected '{' | '.join(JOBS)} <recipe.yaml>'; see python -m ray_jobs --help",
             file=sys.stderr,
         )
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ray_jobs").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _stop)  # `ray job stop` is a Ctrl-C from further away
-    return _run(rest[0], rest[1:])
+    return _run(job, rest[0], rest[1:])
 
 
-def _run(path: str, overrides: list[str]) -> int:
+def _run(job: str, path: str, overrides: list[str]) -> int:
     from ray_jobs import config
 
     try:
         recipe = config.load(path, overrides)
     except ValueError as error:
         return _say(error, 2)
-    from ray_jobs.build_data import build_data
     from ray_jobs.engines.seam import EngineStartError
     from ray_jobs.steps import JobFailed
 
     try:
-        build_data(recipe)
+        getattr(importlib.import_module(f"ray_jobs.{job}"), job)(recipe)
     except ValueError as error:
         if not _said_by_us(error):
             raise

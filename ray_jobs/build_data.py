@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster import session
-from ray_jobs import readers, taxonomy, tiny, verdicts
-from ray_jobs.asking import Question, ask
-from ray_jobs.config import BuildData, Recipe, cache, placed
-from ray_jobs.engines.judge import JudgeConfig, JudgeEngineConfig
-from ray_jobs.engines.seam import EngineConfig
-from ray_jobs.engines.vllm import VllmConfig
+from ray_jobs import cells, coverage, distributions, figures, readers, rounds, taxonomy, verdicts
+from ray_jobs.bring_up import Models
+from ray_jobs.cards import About
+from ray_jobs.config import Recipe
 from ray_jobs.lock import RunLock
-from ray_jobs.schema import CANDIDATES, COLLECTED
-from ray_jobs.stages import answers, collect, export, intents, rewards, selection
-from ray_jobs.steps import Step, Written, deciding, refuse_changed, run_steps, up_to_date
+from ray_jobs.schema import CANDIDATES
+from ray_jobs.stages import (
+    answers,
+    balancing,
+    collect,
+    expansion,
+    export,
+    intents,
+    perplexity,
+    placing,
+    rewards,
+    selection,
+)
+from ray_jobs.steps import (
+    Step,
+    Variant,
+    Written,
+    deciding,
+    refuse_changed,
+    run_steps,
+    up_to_date,
+)
 from ray_jobs.summary import print_summary
 from ray_jobs.tables import DONE, Folder, Table, batches, write_shards
-from serve import app as serve_app
 
 ROLE = pc.field("role")
 SHARD_ROWS = 5000
-
-log = logging.getLogger(__name__)
 
 
 def build_data(recipe: Recipe) -> None:
@@ -56,7 +67,7 @@ def check(recipe: Recipe) -> None:
     or written yet.
     """
     cfg = recipe.build_data
-    for name in {cfg.intents.engine, cfg.answers.engine, cfg.rewards.engine}:
+    for name in sorted(set(cfg.engines().values())):
         try:
             recipe.engines[name].check(name)
         except ValueError as error:
@@ -64,13 +75,14 @@ def check(recipe: Recipe) -> None:
     taxonomy.load()
     verdicts.check_prompts()
     intents.check_prompts()
+    expansion.check_prompts()
     answers.check_prompts()
-    readers.check(cfg.sources)
+    readers.check(cfg.sources, recipe.file)
 
 
 def plan(recipe: Recipe, models: Models) -> list[Step]:
     """The steps, each with its inputs."""
-    cfg, ask_step = recipe.build_data, models.asked
+    cfg, name = recipe.build_data, Variant(recipe.build_data.without)
     collected = Step(
         name="collected",
         decides={
@@ -78,148 +90,182 @@ def plan(recipe: Recipe, models: Models) -> list[Step]:
             "settings": deciding(cfg.collect),
             **{f"source {name}": readers.decides(name, one) for name, one in cfg.sources.items()},
         },
-        write=lambda home, _: rows(home, collect.collect(cfg.sources, cfg.collect), COLLECTED),
+        write=lambda home, _: Written(shards=collect.write(home, cfg.sources, cfg.collect)),
     )
-    labelled = ask_step(
+    labelled = models.asked(
         intents.question(cfg.intents),
         cfg.intents.engine,
         collected,
-        {"version": intents.VERSION, "settings": deciding(cfg.intents), **intents.files()},
+        intents.decides(cfg.intents),
         where=DONE & ROLE.isin(["train", "analyse"]),
     )
-    answered = ask_step(
-        answers.question(cfg.answers),
-        cfg.answers.engine,
+    scored_prompts = models.asked(
+        rewards.prompts_question(),
+        cfg.rewards.engine,
         labelled,
-        {"version": answers.VERSION, "settings": deciding(cfg.answers), **answers.files()},
+        {"version": rewards.VERSION},
         where=DONE & (ROLE == "train"),
     )
-    candidates = Step(
-        name="candidates",
-        decides={"version": rewards.VERSION},
-        inputs=(labelled, answered),
-        write=lambda home, tables: rows(home, rewards.candidates(*tables), CANDIDATES),
+    placed = Step(
+        name="placed",
+        decides={"version": placing.VERSION, **placing.files()},
+        inputs=(labelled, scored_prompts),
+        write=place,
     )
-    scoring = {"version": rewards.VERSION, "settings": deciding(cfg.rewards)}
-    scored_responses = ask_step(
-        rewards.responses_question(), cfg.rewards.engine, candidates, scoring
-    )
-    scored_prompts = ask_step(rewards.prompts_question(), cfg.rewards.engine, candidates, scoring)
-    selected = Step(
-        name="selected",
+    expanded = rounds.expand(recipe, models, collected, placed)
+    balanced = Step(
+        name=name.of("balanced", "expansion"),
         decides={
-            "version": selection.VERSION,
-            "settings": deciding(cfg.selection),
+            "version": balancing.VERSION,
+            "settings": deciding(cfg.diversity),
             "seed": recipe.seed,
         },
-        inputs=(candidates, scored_responses, scored_prompts, collected),
-        write=lambda home, tables: select(home, tables, cfg, recipe.seed),
-    )
-    exported = Step(
-        name="exported",
-        decides={"version": export.VERSION, "settings": deciding(cfg.export)},
-        inputs=(selected,),
-        write=lambda home, tables: files(home, tables[0], cfg),
+        inputs=(
+            placed,
+            *(one.placed for one in expanded),
+            *(one.expanded for one in expanded),
+        ),
+        write=lambda home, tables: balance(home, tables, recipe),
     )
     return [
         collected,
         labelled,
-        answered,
-        candidates,
-        scored_responses,
         scored_prompts,
-        selected,
-        exported,
+        placed,
+        *(step for one in expanded for step in one.steps()),
+        balanced,
+        *respond(
+            recipe,
+            models,
+            name,
+            collected,
+            balanced,
+            [scored_prompts, *(one.scored for one in expanded)],
+        ),
     ]
 
 
-def select(home: Folder, tables: Sequence[Table], cfg: BuildData, seed: int) -> Written:
+def respond(
+    recipe: Recipe,
+    models: Models,
+    name: Variant,
+    collected: Step,
+    balanced: Step,
+    scored_prompts: Sequence[Step],
+) -> list[Step]:
+    """The steps from balanced prompts to the data set: answer, score, select, export."""
+    cfg = recipe.build_data
+    answered = models.asked(
+        replace(answers.question(cfg.answers), name=name.of("answered")),
+        cfg.answers.engine,
+        balanced,
+        answers.decides(cfg.answers),
+    )
+    perplexities = models.asked(
+        replace(perplexity.question(cfg.perplexity), name=name.of("perplexity")),
+        cfg.perplexity.engine,
+        balanced,
+        {"version": perplexity.VERSION},
+    )
+    fresh = [] if "fresh_answers" in cfg.without else [answered]
+    candidates = Step(
+        name=name.of("candidates", "fresh_answers"),
+        decides={"version": rewards.VERSION},
+        inputs=(balanced, *fresh),
+        write=lambda home, tables: Written(
+            shards=write_shards(home, batches(rewards.candidates(*tables), CANDIDATES, SHARD_ROWS))
+        ),
+    )
+    scored_responses = models.asked(
+        replace(rewards.responses_question(), name=name.of("scored_responses")),
+        cfg.rewards.engine,
+        candidates,
+        {"version": rewards.VERSION},
+    )
+    without = sorted(set(cfg.without) & set(selection.SWITCHES))
+    selected = Step(
+        name=name.of("selected", *selection.SWITCHES),
+        decides={
+            "version": selection.VERSION,
+            "settings": deciding(cfg.selection),
+            "without": without,
+            "seed": recipe.seed,
+        },
+        inputs=(candidates, scored_responses, perplexities, collected, *scored_prompts),
+        write=lambda home, tables: select(home, tables, recipe, without),
+    )
+    exported = Step(
+        name=name.of("exported"),
+        decides={"version": export.VERSION, "settings": deciding(cfg.export), **export.files()},
+        inputs=(selected,),
+        write=lambda home, tables: files(home, tables[0], recipe),
+    )
+    steps = [perplexities, candidates, scored_responses, selected, exported]
+    return [*fresh, *steps]
+
+
+def place(home: Folder, tables: Sequence[Table]) -> Written:
+    """Put every labelled prompt in its cell, and show how labels are spread over the sources."""
+    labelled, scored_prompts = tables
+    shards = write_shards(home, placing.place(labelled, scored_prompts))
+    table = Table(home, {"shards": shards})
+    figures.write_distributions(home, table.scan(distributions.COLUMNS))
+    return Written(shards=shards)
+
+
+def balance(home: Folder, tables: Sequence[Table], recipe: Recipe) -> Written:
+    """Bring all prompts together, and show how well the cells are covered before and after."""
+    cfg = recipe.build_data.diversity
+    num_rounds = len(tables) // 2
+    placed, expanded = tables[: num_rounds + 1], tables[num_rounds + 1 :]
+    shards = write_shards(home, balancing.balance(placed, cfg, recipe.seed))
+    before = cells.counts(cells.in_place(placed[:1], cfg, list(cells.KEY)))
+    after = cells.counts(cells.in_place([Table(home, {"shards": shards})], cfg, list(cells.KEY)))
+    reasons = balancing.why_short(after, cfg, expanded, placed[1:])
+    coverage.write_coverage(home, before, after, cells.targets(cfg), reasons)
+    return Written(shards=shards)
+
+
+def select(home: Folder, tables: Sequence[Table], recipe: Recipe, without: list[str]) -> Written:
     """Choose among what the judge has scored, and let the general rows join."""
-    candidates, scored_responses, scored_prompts, collected = tables
+    candidates, scored_responses, perplexities, collected, *scored_prompts = tables
     chosen = selection.select(
-        candidates.load(),
-        scored_responses.load(),
-        scored_prompts.load(),
-        collected.load(where=DONE & (ROLE == "general")),
-        cfg.selection,
-        seed,
+        candidates,
+        scored_responses,
+        scored_prompts,
+        perplexities,
+        collected,
+        recipe.build_data.selection,
+        frozenset(without),
+        recipe.seed,
     )
     return Written(shards=write_shards(home, chosen))
 
 
-def files(home: Folder, selected: Table, cfg: BuildData) -> Written:
-    """Write the training set's files; of these the Parquet ones are the table."""
-    names = export.export(selected, home, cfg.export)
-    return Written(shards=[name for name in names if name.endswith(".parquet")])
+def files(home: Folder, selected: Table, recipe: Recipe) -> Written:
+    """Write the training set's files, and the card that says how they were made."""
+    cfg = recipe.build_data
+    export.export(selected, home, cfg.export, about(recipe))
+    return Written(shards=export.TABLE_FILES)
 
 
-def rows(home: Folder, found: Iterable[dict[str, Any]], schema: pa.Schema) -> Written:
-    """Write rows that no model was asked for."""
-    return Written(shards=write_shards(home, batches(found, schema, SHARD_ROWS)))
-
-
-class Models:
-    """Brings up what a step needs when the first step needs it: Ray, the embedded models, the
-    judge.
-    """
-
-    def __init__(self, recipe: Recipe, stack: ExitStack) -> None:
-        self._recipe, self._stack = recipe, stack
-        self._engines = {name: _placed(engine) for name, engine in recipe.engines.items()}
-        self._judges: set[str] = set()
-
-    def asked(
-        self,
-        question: Question,
-        engine_name: str,
-        source: Step,
-        decides: dict[str, Any],
-        where: pc.Expression = DONE,
-    ) -> Step:
-        """The step that asks an engine about the rows of `source` that fit `where`."""
-        recipe, engine = self._recipe, self._engines[engine_name]
-
-        def write(home: Folder, tables: Sequence[Table]) -> Written:
-            self._bring_up(engine_name)
-            shards, asked = ask(
-                tables[0],
-                engine,
-                question,
-                folder=home,
-                ledger=recipe.ledger,
-                seed=recipe.seed,
-                where=where,
-            )
-            return Written(shards=shards, asked=asked, max_failed=recipe.ledger.max_failed)
-
-        return Step(
-            name=question.name,
-            decides={**decides, "engine": engine.identity(), "seed": recipe.seed},
-            inputs=(source,),
-            write=write,
-        )
-
-    def _bring_up(self, name: str) -> None:
-        session.connect()
-        asked, engine = self._recipe.engines[name], self._engines[name]
-        model: EngineConfig = asked.asked.backend if isinstance(asked, JudgeEngineConfig) else asked
-        if isinstance(model, VllmConfig) and model.model in tiny.NAMES:
-            tiny.ensure(model.model, cache(), log.info)
-        if isinstance(engine, JudgeEngineConfig) and not engine.url:
-            self._bring_up_judge(engine.asked)
-
-    def _bring_up_judge(self, judge: JudgeConfig) -> None:
-        if judge.app_name not in self._judges:
-            self._judges.add(judge.app_name)
-            if serve_app.up(judge):
-                self._stack.callback(serve_app.down, judge)
-
-
-def _placed(engine: EngineConfig) -> EngineConfig:
-    """The engine with an embedded model's name replaced by its folder."""
-    if isinstance(engine, JudgeEngineConfig):
-        backend = placed(engine.asked.backend)
-        return replace(engine, judge=replace(engine.asked, backend=backend))
-    if isinstance(engine, VllmConfig):
-        return placed(engine)
-    return engine
+def about(recipe: Recipe) -> About:
+    """What the data card says of the recipe."""
+    cfg = recipe.build_data
+    done_by: dict[str, Any] = {
+        "labels": cfg.intents,
+        **({"new prompts": cfg.expansion} if cfg.num_rounds else {}),
+        "answers": cfg.answers,
+        "perplexity": cfg.perplexity,
+        "scores": cfg.rewards,
+    }
+    sections = ("collect", "diversity", "expansion", "answers", "selection", "export")
+    return About(
+        title=f"Safety training set {recipe.name}",
+        sources=cfg.sources,
+        made_by={what: recipe.engines[stage.engine].title for what, stage in done_by.items()},
+        settings={
+            **{name: deciding(getattr(cfg, name)) for name in sections},
+            "without": list(cfg.without),
+        },
+    )

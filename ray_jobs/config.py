@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from ray_jobs import tiny
+from ray_jobs import catalogue, tiny
+from ray_jobs.cells import Diversity
 from ray_jobs.engines.endpoint import EndpointConfig
 from ray_jobs.engines.judge import JudgeConfig, JudgeEngineConfig
 from ray_jobs.engines.models import is_local
@@ -23,10 +19,13 @@ from ray_jobs.engines.seam import EngineConfig
 from ray_jobs.engines.vllm import VllmConfig
 from ray_jobs.ledger import LedgerConfig
 from ray_jobs.readers import Source
+from ray_jobs.sections import Where, merge
 from ray_jobs.stages.answers import Answers
 from ray_jobs.stages.collect import Collect
+from ray_jobs.stages.expansion import Expansion
 from ray_jobs.stages.export import Export
 from ray_jobs.stages.intents import Intents
+from ray_jobs.stages.perplexity import Perplexity
 from ray_jobs.stages.rewards import Rewards
 from ray_jobs.stages.selection import Selection
 from ray_jobs.steps import WhenChanged
@@ -37,7 +36,14 @@ KINDS: dict[str, type[Any]] = {
     "scripted": ScriptedConfig,
     "judge": JudgeEngineConfig,
 }
-Section = TypeVar("Section")
+SWITCHES = (
+    "expansion",
+    "fresh_answers",
+    "perplexity",
+    "response_score",
+    "prompt_score",
+    "selection",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +53,31 @@ class BuildData:
     sources: Mapping[str, Source]
     collect: Collect
     intents: Intents
+    diversity: Diversity
+    expansion: Expansion
     answers: Answers
+    perplexity: Perplexity
     rewards: Rewards
     selection: Selection
     export: Export
+    without: tuple[str, ...]
+    """Ablations: parts of the method that are left out. `selection` draws as many at random."""
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds of expansion; 0 where nothing is wanted or expansion is left out."""
+        return 0 if "expansion" in self.without else self.diversity.num_rounds
+
+    def engines(self) -> dict[str, str]:
+        """The engines that the stages ask, by the key that names each."""
+        stages: list[Any] = [self.intents, self.answers, self.perplexity, self.rewards]
+        names = ["intents", "answers", "perplexity", "rewards"]
+        if self.num_rounds:
+            stages, names = [*stages, self.expansion], [*names, "expansion"]
+        return {
+            f"build_data.{name}.engine": stage.engine
+            for name, stage in zip(names, stages, strict=True)
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +119,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and its `key=value` overrides. ValueError, one line, names the key that is
     wrong and what to do.
     """
-    data = _merge(path, overrides)
-    where = _Where(path)
+    data = merge(path, overrides)
+    where = Where(path)
     top = {item.name for item in fields(Recipe)} - {"file"}
     where.check_keys(data, top, "")
     engines = {
@@ -124,33 +151,6 @@ def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def _merge(path: str, overrides: Sequence[str]) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise ValueError(
-            f"{path}: there is no such recipe; the ones that come with Garrison are in conf/"
-        )
-    try:
-        merged: Any = OmegaConf.load(path)
-        if not isinstance(merged, DictConfig):
-            raise ValueError(f"{path}: a recipe is a mapping of sections, this is a list or a word")
-        for override in overrides:
-            key, found, _ = override.partition("=")
-            if not found or not key:
-                raise ValueError(f"{override!r}: expected key=value, such as seed=7")
-            # `sources.mine.path=…` is short for `build_data.sources.mine.path=…`
-            line = f"build_data.{override}" if key.split(".")[0] == "sources" else override
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([line]))
-        plain = OmegaConf.to_container(merged, resolve=True)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8: {error}") from error
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{path}: {_first_line(error)}") from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
 def _out(path: str, out: Any) -> str:
     if not out:
         raise ValueError(f"{path}: out: missing; give the folder or URI for the results")
@@ -171,7 +171,7 @@ def _absolute(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
-def _engine(where: _Where, name: str, entry: Any) -> EngineConfig:
+def _engine(where: Where, name: str, entry: Any) -> EngineConfig:
     key = f"engines.{name}"
     if not isinstance(entry, dict) or "kind" not in entry:
         raise where.error(f"{key}.kind", f"missing; expected one of {', '.join(KINDS)}")
@@ -188,7 +188,7 @@ def _engine(where: _Where, name: str, entry: Any) -> EngineConfig:
     return built
 
 
-def _judge(where: _Where, entry: Any, engines: Mapping[str, EngineConfig]) -> JudgeConfig | None:
+def _judge(where: Where, entry: Any, engines: Mapping[str, EngineConfig]) -> JudgeConfig | None:
     if not entry:
         return None
     if not isinstance(entry, dict) or "backend" not in entry:
@@ -205,18 +205,21 @@ def _judge(where: _Where, entry: Any, engines: Mapping[str, EngineConfig]) -> Ju
     return replace(built, backend=backend)
 
 
-def _build_data(where: _Where, data: dict[str, Any]) -> BuildData:
+def _build_data(where: Where, data: dict[str, Any]) -> BuildData:
     sections = {
         "collect": Collect,
         "intents": Intents,
+        "diversity": Diversity,
+        "expansion": Expansion,
         "answers": Answers,
+        "perplexity": Perplexity,
         "rewards": Rewards,
         "selection": Selection,
         "export": Export,
     }
-    where.check_keys(data, {*sections, "sources"}, "build_data")
+    where.check_keys(data, {*sections, "sources", "without"}, "build_data")
     sources = {
-        name: where.section(Source, entry, f"build_data.sources.{name}")
+        name: where.section(Source, _known(where, name, entry), f"build_data.sources.{name}")
         for name, entry in where.mapping(data, "sources", "build_data.").items()
         if entry is not None  # sources.samples=null removes a source
     }
@@ -229,76 +232,32 @@ def _build_data(where: _Where, data: dict[str, Any]) -> BuildData:
         name: where.section(kind, data.get(name) or {}, f"build_data.{name}")
         for name, kind in sections.items()
     }
-    return BuildData(sources=absolute, **built)
+    return BuildData(sources=absolute, without=_without(where, data.get("without")), **built)
 
 
-def _check_engine_names(where: _Where, recipe: Recipe) -> None:
-    for stage in ("intents", "answers", "rewards"):
-        name = getattr(recipe.build_data, stage).engine
+def _known(where: Where, name: str, entry: Any) -> Any:
+    """A source with what the catalogue knows of it, and where `fetch` puts its file."""
+    if not isinstance(entry, dict):
+        return entry
+    try:
+        return catalogue.resolve(entry, cache())
+    except ValueError as error:
+        raise where.error(f"build_data.sources.{name}.from", str(error)) from error
+
+
+def _without(where: Where, found: Any) -> tuple[str, ...]:
+    names = [found] if isinstance(found, str) else list(found or [])
+    for name in names:
+        if name not in SWITCHES:
+            raise where.error(
+                "build_data.without", f"expected some of {', '.join(SWITCHES)}, found {name!r}"
+            )
+    return tuple(sorted(set(names)))
+
+
+def _check_engine_names(where: Where, recipe: Recipe) -> None:
+    for key, name in recipe.build_data.engines().items():
         if name not in recipe.engines:
             raise where.error(
-                f"build_data.{stage}.engine",
-                f"there is no engine {name!r}; there are {', '.join(recipe.engines)}",
+                key, f"there is no engine {name!r}; there are {', '.join(recipe.engines)}"
             )
-
-
-@dataclass(frozen=True)
-class _Where:
-    """A recipe's file, for messages and for what is read with them."""
-
-    file: str
-
-    def error(self, key: str, what: str) -> ValueError:
-        return ValueError(f"{self.file}: {key}: {what}")
-
-    def section(self, kind: type[Section], data: Any, key: str) -> Section:
-        """A section as its dataclass."""
-        if not isinstance(data, dict):
-            raise self.error(key, f"expected a mapping, found {data!r}")
-        self.check_keys(data, {item.name for item in fields(kind)}, key)  # type: ignore[arg-type]
-        try:
-            built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), data))
-        except OmegaConfBaseException as error:
-            inner = getattr(error, "full_key", "") or ""
-            raise self.error(".".join(filter(None, (key, inner))), _first_line(error)) from error
-        except ValueError as error:
-            raise self.error(key, str(error)) from error
-        assert isinstance(built, kind)
-        return built
-
-    def check_keys(self, data: Mapping[str, Any], known: set[str], key: str) -> None:
-        """Refuse a key that nobody reads, with the likely spelling."""
-        for name in data:
-            if name not in known:
-                close = difflib.get_close_matches(str(name), known, n=1)
-                hint = (
-                    f"did you mean {close[0]!r}?"
-                    if close
-                    else f"known are {', '.join(sorted(known))}"
-                )
-                raise self.error(".".join(filter(None, (key, str(name)))), f"unknown key; {hint}")
-
-    def mapping(self, data: Mapping[str, Any], key: str, prefix: str = "") -> dict[str, Any]:
-        """A section that must be there and be a mapping."""
-        found = data.get(key)
-        if not isinstance(found, dict):
-            raise self.error(f"{prefix}{key}", f"expected a mapping, found {found!r}")
-        return found
-
-    def number(self, data: Mapping[str, Any], key: str) -> int:
-        """A whole number, 0 where it is absent."""
-        found = data.get(key, 0)
-        if not isinstance(found, int) or isinstance(found, bool):
-            raise self.error(key, f"expected a whole number, found {found!r}")
-        return found
-
-    def choice(self, data: Mapping[str, Any], key: str, known: tuple[Any, ...]) -> Any:
-        """One of a few words, the first where it is absent."""
-        found = data.get(key, known[0])
-        if found not in known:
-            raise self.error(key, f"expected one of {', '.join(known)}, found {found!r}")
-        return found
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

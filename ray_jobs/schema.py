@@ -52,14 +52,58 @@ _PROMPT = [
     pa.field("parent", pa.string()),
 ]
 
-COLLECTED = pa.schema([*_PROMPT, *_OUTCOME])
+_TWIN = pa.field("twin", pa.string())  # the id of the row that a dropped one repeats
+
+COLLECTED = pa.schema([*_PROMPT, _TWIN, *_OUTCOME])
 
 LABELLED = pa.schema(
     [
         *_PROMPT,
         pa.field("label", pa.string()),
+        pa.field("dimension", pa.string()),
+        *_OUTCOME,
+        *_MODEL,
+    ]
+)
+
+PLACED = pa.schema(
+    [
+        *_PROMPT,
+        pa.field("label", pa.string()),
         pa.field("scenario", pa.string()),
         pa.field("mapping", pa.string()),  # map | unmapped
+        pa.field("dimension", pa.string()),
+        pa.field("method", pa.string()),  # how it was expanded; null for a collected prompt
+        pa.field("prompt_score", pa.float64()),
+        _TWIN,
+        *_OUTCOME,
+    ]
+)
+
+WANTED = pa.schema(
+    [
+        _field("id", pa.string()),  # <parent>/w<round>.<j>
+        *[_field(name, pa.string()) for name in ("parent", "source", "language", "licence")],
+        _field("source_row", pa.int64()),
+        _field("role", pa.string()),
+        _field("method", pa.string()),  # scenario | related | dimension
+        _field("scenario", pa.string()),
+        _field("dimension", pa.string()),
+        _field("topic", pa.string()),  # the scenario's keyword, in the row's language
+        _field("examples", STRINGS),  # prompts of the same source, the parent's first
+        _field("first", pa.int32()),  # the k of this request's first prompt
+        *_OUTCOME,
+    ]
+)
+
+EXPANDED = pa.schema(
+    [
+        # id is <parent>/e<round>.<k>; source, role, language and licence are the parent's
+        *[part if part.name != "prompt" else pa.field("prompt", pa.string()) for part in _PROMPT],
+        _field("request", pa.string()),
+        _field("method", pa.string()),
+        _field("scenario", pa.string()),  # the cell it was written for
+        _field("dimension", pa.string()),
         *_OUTCOME,
         *_MODEL,
     ]
@@ -76,10 +120,22 @@ ANSWERED = pa.schema(
     ]
 )
 
+PERPLEXITY = pa.schema(
+    [
+        _field("id", pa.string()),
+        pa.field("logprob_sum", pa.float64()),  # natural logs, of the prompt's tokens but the first
+        pa.field("token_count", pa.int32()),  # how many tokens that is
+        *_OUTCOME,
+        *_MODEL,
+    ]
+)
+
 CANDIDATES = pa.schema(
     [
         *[COLLECTED.field(name) for name in ("id", "source", "language", "licence", "prompt")],
         pa.field("scenario", pa.string()),
+        pa.field("dimension", pa.string()),
+        pa.field("method", pa.string()),
         _field("response_ids", STRINGS),  # originals are <id>/o<k>, answers <id>/<k>
         _field("responses", STRINGS),
         _field("analyses", STRINGS),  # one per response; empty for originals, which have none
@@ -118,16 +174,37 @@ SELECTED = pa.schema(
         _field("id", pa.string()),  # a response's id; for a general row, the row's own
         _field("prompt_id", pa.string()),
         *[COLLECTED.field(name) for name in ("source", "role", "language", "licence", "prompt")],
-        pa.field("scenario", pa.string()),
+        *[pa.field(name, pa.string()) for name in ("scenario", "dimension", "method")],
         _field("analysis", pa.string()),
         _field("response", pa.string()),
         pa.field("score", pa.float64()),
         pa.field("prompt_score", pa.float64()),
+        pa.field("perplexity", pa.float64()),  # per token of the prompt
         pa.field("num_scored_together", pa.int32()),
-        pa.field(
-            "quantile", pa.float64()
-        ),  # of the score, among responses scored together with as many others
-        pa.field("split", pa.string()),
+        pa.field("quantile", pa.float64()),  # of the score, among those judged in equal company
+        pa.field("prompt_quantile", pa.float64()),
+        pa.field("perplexity_quantile", pa.float64()),
+        pa.field("split", pa.string()),  # train | validation
         *_OUTCOME,
+    ]
+)
+
+EXPORTED = pa.schema(
+    [
+        *[SELECTED.field(name) for name in SELECTED.names[: SELECTED.get_field_index("analysis")]],
+        SELECTED.field("response"),  # what is trained on: the analysis is in it, if it is to be
+        *[SELECTED.field(name) for name in ("score", "prompt_score", "perplexity")],
+    ]
+)
+
+PREFERRED = pa.schema(
+    [
+        *[_field(name, pa.string()) for name in ("id", "rejected_id")],  # of the two responses
+        *[
+            EXPORTED.field(name)
+            for name in EXPORTED.names[1 : EXPORTED.get_field_index("response")]
+        ],
+        *[_field(name, pa.string()) for name in ("chosen", "rejected")],
+        _field("margin", pa.float64()),  # the chosen one's score less the other's
     ]
 )

@@ -15,6 +15,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ray_jobs.asking import Asked
 from ray_jobs.tables import Folder, Table, open_table
 
@@ -60,6 +63,22 @@ class Step:
         """16 hex digits over all that decides the rows."""
         data = json.dumps([self.name, self.told], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(data.encode()).hexdigest()[:16]
+
+
+class Variant:
+    """The names of a job's steps where parts of the method are left out: from the first step that
+    differs on they bear what is missing, so that both tables lie side by side.
+    """
+
+    def __init__(self, without: Sequence[str]) -> None:
+        self._without = without
+        self._suffix = ""
+
+    def of(self, step: str, *switches: str) -> str:
+        """The name of a step that `switches` change, and with it all that are named later."""
+        if set(switches) & set(self._without):
+            self._suffix = f"-without-{'-'.join(sorted(self._without))}"
+        return step + self._suffix
 
 
 def deciding(config: Any) -> Any:
@@ -162,20 +181,20 @@ def _manifest(step: Step, folder: Folder, written: Written, wall_s: float) -> di
     outcomes: Counter[str] = Counter()
     reasons: dict[str, Counter[str]] = {}
     licences: Counter[str] = Counter()
-    prompt_tokens = output_tokens = 0
+    tokens: Counter[str] = Counter()
     columns: list[str] = []
     for shard in shards:
         rows = folder.read_shard(shard)
         columns = rows.schema.names
-        for row in rows.select([name for name in columns if name in _COUNTED]).to_pylist():
-            # The files of an export hold chosen rows only, and have no column for it.
-            outcomes[row.get("outcome", "done")] += 1
-            if row.get("reason"):
-                reasons.setdefault(row["outcome"], Counter())[row["reason"]] += 1
-            if licence := row.get("licence"):
-                licences[licence] += 1
-            prompt_tokens += row.get("prompt_tokens") or 0
-            output_tokens += row.get("output_tokens") or 0
+        for outcome, reason, num in _fates(rows):
+            outcomes[outcome] += num
+            if reason:
+                reasons.setdefault(outcome, Counter())[reason] += num
+        if "licence" in columns:
+            counted = rows["licence"].value_counts().to_pylist()
+            licences.update({one["values"]: one["counts"] for one in counted})
+        for name in {"prompt_tokens", "output_tokens"} & set(columns):
+            tokens[name] += pc.sum(rows[name]).as_py() or 0
     asked = written.asked
     return {
         "step": step.name,
@@ -193,15 +212,22 @@ def _manifest(step: Step, folder: Folder, written: Written, wall_s: float) -> di
             "rows_kept_from_earlier_runs": asked.num_kept,
             "rows_asked_in_this_run": asked.num_asked,
             "wall_s": round(asked.wall_s, 3),
-            "prompt_tokens": prompt_tokens,
-            "output_tokens": output_tokens,
+            "prompt_tokens": tokens["prompt_tokens"],
+            "output_tokens": tokens["output_tokens"],
             # After a resumption the wall time covers only some of the tokens: no rate then.
             "output_tokens_per_s": None
             if asked.num_kept or not asked.wall_s
-            else round(output_tokens / asked.wall_s, 1),
+            else round(tokens["output_tokens"] / asked.wall_s, 1),
         },
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-_COUNTED = ("outcome", "reason", "licence", "prompt_tokens", "output_tokens")
+def _fates(rows: pa.Table) -> Iterator[tuple[str, str | None, int]]:
+    if "outcome" not in rows.schema.names:
+        # The files of an export hold chosen rows only, and have no column for it.
+        yield "done", None, len(rows)
+        return
+    counted = rows.group_by(["outcome", "reason"]).aggregate([([], "count_all")])
+    for row in counted.to_pylist():
+        yield row["outcome"], row["reason"], row["count_all"]

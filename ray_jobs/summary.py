@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table as Screen
 
-from ray_jobs import taxonomy
+from ray_jobs import cells, taxonomy
 from ray_jobs.config import Recipe
+from ray_jobs.coverage import coverage_lines
 from ray_jobs.outcomes import OUTCOMES
 from ray_jobs.tables import DONE, Table
 
@@ -22,11 +23,29 @@ def print_summary(recipe: Recipe, tables: Mapping[str, Table]) -> None:
     """Rows by step and outcome, selected rows by scenario, and where they are."""
     console = Console()
     console.print(_steps(tables))
-    for line in ("", *_scenarios(tables["selected"]), "", *_rest(tables)):
+    selected, exported = _found(tables, "selected"), _found(tables, "exported")
+    cover = _coverage(recipe, tables)
+    for line in ("", *_scenarios(selected), "", *cover, *_rest(tables, selected)):
         console.print(line, highlight=False, soft_wrap=True)
-    home = tables["exported"]
-    console.print(f"data set    {home.folder.uri}/{home.manifest['fingerprint']}/", soft_wrap=True)
+    where = f"{exported.folder.uri}/{exported.manifest['fingerprint']}/"
+    console.print(f"data set    {where}", soft_wrap=True)
     console.print(f"tables      {recipe.out}/<step>/manifest.json", soft_wrap=True)
+
+
+def _found(tables: Mapping[str, Table], step: str) -> Table:
+    """The table of a step, whatever the run did without."""
+    return next(table for name, table in tables.items() if name.partition("-without-")[0] == step)
+
+
+def _coverage(recipe: Recipe, tables: Mapping[str, Table]) -> list[str]:
+    cfg = recipe.build_data.diversity
+    if not cfg.num_rounds:
+        return []
+    before, after = (
+        cells.counts(cells.in_place([table], cfg, list(cells.KEY)))
+        for table in (tables["placed"], _found(tables, "balanced"))
+    )
+    return [*coverage_lines(before, after, cells.targets(cfg)), ""]
 
 
 def _steps(tables: Mapping[str, Table]) -> Screen:
@@ -65,13 +84,13 @@ def _scenarios(selected: Table) -> list[str]:
     return ["responses selected / scored, by scenario", *lines]
 
 
-def _rest(tables: Mapping[str, Table]) -> list[str]:
-    selected, labelled = tables["selected"], tables["labelled"]
+def _rest(tables: Mapping[str, Table], selected: Table) -> list[str]:
+    placed = tables["placed"]
     num_general = len(selected.load(["id"], DONE & (ROLE == "general")))
     reasons = selected.manifest["reasons"].get("dropped", {})
     dropped = ", ".join(f"{reason} {num}" for reason, num in list(reasons.items())[:5])
-    num_unmapped = len(labelled.load(["id"], DONE & pc.field("scenario").is_null()))
-    num_labels = labelled.counts.get("done", 0)
+    num_unmapped = placed.manifest["reasons"].get("dropped", {}).get("unmapped label", 0)
+    num_labels = placed.manifest["num_rows"]
     return [
         f"general     {num_general} rows joined at selection",
         f"not chosen  {dropped or 'none'}",

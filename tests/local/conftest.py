@@ -25,7 +25,7 @@ os.environ["RAY_AUTH_MODE"] = "token"  # read when ray is imported, which some t
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWERS = """\
-- {match: "安全主题标签|safety-theme", answer: 网络安全}
+- {match: "安全主题标签|safety-theme", answer: "网络安全\\n直接提问"}
 - {match: "先从安全角度|puts safety first", answer: "【分析】有风险\\n【回答】不可以这样做。"}
 - match: '"question": "score_responses"'
   answer: >-
@@ -33,6 +33,7 @@ ANSWERS = """\
     0.8], "spread": [0.1, 0.1], "backend": "scripted"}
 - {match: '"question": "score_prompt"', answer: '{"outcome": "done", "score": 0.2,
   "spread": 0.1, "backend": "scripted"}'}
+- {match: "", logprobs: [-30.5, 12]}
 """
 
 
@@ -176,7 +177,10 @@ def job(head: Head, tmp_path: Path) -> Job:
                 },
                 "general": {"path": "conf/samples/general.jsonl", "fields": fields, **general},
             },
-            **{stage: {"engine": "table"} for stage in ("intents", "answers", "rewards")},
+            **{
+                stage: {"engine": "table"}
+                for stage in ("intents", "answers", "perplexity", "rewards")
+            },
         },
     }
     file = tmp_path / "recipe.yaml"
