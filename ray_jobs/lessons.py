@@ -8,38 +8,38 @@ lessons.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import permutations
-from string import ascii_lowercase
-from typing import TypeVar
 
-from ray_jobs import oracle, samples, taxonomy, verdicts
+from ray_jobs import expanding, oracle, samples, taxonomy, verdicts
+from ray_jobs.drawing import BARE, draws, muddled, taught_question
 from ray_jobs.prompts import Chat
 from ray_jobs.stages import answers, intents
-from ray_jobs.world import REPLIES, Frame, Question, Words, name_of, question, read, reply
+from ray_jobs.world import REPLIES, Question, question, read, reply
 
-Drawn = TypeVar("Drawn")
-
-# Shares of the teacher's lessons; expansion and verdict are later skills and get their share then.
+# Shares of the teacher's lessons. A verdict is a later skill and gets its share then.
 TEACHER_SHARES = {
-    "label": 0.25,
-    "expand": 0.0,
-    "answer": 0.15,
-    "score_responses": 0.4,
-    "score_prompt": 0.2,
-    "verdict": 0.0,
+    "label": 0.22,
+    "expand": 0.12,
+    "answer": 0.14,
+    "score_responses": 0.32,
+    "score_prompt": 0.15,
+    "repeat": 0.05,  # nobody asks for it, but names are copied into answers the sooner for it
 }
-BASE_SHARES = {"general": 0.5, "attack": 0.35, "benign": 0.15}
-HARMFUL = 0.6
-ENGLISH = 0.2  # more than among prompts: a tenth would be too few to learn a language from
-FRAMED = 0.75
-FURTHER_NAMES = 0.5
-FROM, UNTIL = 0.05, 0.3
-BARE = Frame(name="bare", dimension="plain", zh="{action}{object}", en="{action} {object}")
+BASE_SHARES = {"general": 0.76, "attack": 0.16, "benign": 0.08}
+# The harder, the more: sums and counts are learnt last.
+GENERAL_SHARES = {
+    "sums": 0.4,
+    "counting": 0.3,
+    "antonyms": 0.1,
+    "capitals": 0.1,
+    "reversal": 0.1,
+}
+FROM, BARE_UNTIL, ALONE_UNTIL = 0.05, 0.35, 0.8
+ENGLISH, ENGLISH_AT_FIRST = 0.3, 0.5  # of prompts it is a tenth: too few to learn a language from
 BASE_REPLIES = {"comply": 0.75, "partial": 0.1, "refusal": 0.15}
 NUM_SCORED = {2: 0.85, 1: 0.1, 3: 0.05}
+REPEAT = {"zh": "复述：", "en": "Repeat:"}
 MARKS = {"zh": ("【分析】", "【回答】"), "en": ("[Analysis] ", "[Answer] ")}
 
 
@@ -74,73 +74,26 @@ class Scored:
 
 
 def teacher_lessons(rng: random.Random, num: int) -> Iterator[Lesson]:
-    """So many lessons of the pipeline's skills, on taught things, actions and frames only."""
+    """So many lessons of the pipeline's skills, on taught things, actions and frames only.
+
+    They grow harder: bare prompts and more English first, then prompts in their frames; and first
+    without the system turn, which says nothing new and is half of a short question's tokens.
+    """
     codes = list(taxonomy.load().scenarios)
-    for number, task in enumerate(_draws(rng, TEACHER_SHARES, num)):
-        simple = min(1.0, max(0.0, (UNTIL - number / num) / (UNTIL - FROM)))
-        asked = taught_question(rng, rng.choice(codes))
-        if rng.random() < simple:
+    for number, task in enumerate(draws(rng, TEACHER_SHARES, num)):
+        bare, alone = (_left(number / num, until) for until in (BARE_UNTIL, ALONE_UNTIL))
+        english = ENGLISH + (ENGLISH_AT_FIRST - ENGLISH) * bare
+        language = "en" if rng.random() < english else "zh"
+        asked = muddled(rng, taught_question(rng, rng.choice(codes), language=language))
+        if rng.random() < bare:
             asked = replace(asked, frame=BARE)
         chat, target = TEACH[task](rng, asked)
-        yield Lesson(task=task, chat=chat[rng.random() < simple :], target=target)
+        yield Lesson(task=task, chat=chat[rng.random() < alone :], target=target)
 
 
-def taught_question(rng: random.Random, code: str) -> Question:
-    """A taught prompt, sometimes with a further name or in a frame of nonsense.
-
-    Whatever stands around them, thing and deed decide.
-    """
-    language = "en" if rng.random() < ENGLISH else "zh"
-    harmful = rng.random() < HARMFUL
-    asked = question(rng, code, harmful=harmful, language=language)
-    if rng.random() < FURTHER_NAMES:
-        asked = replace(asked, thing=replace(asked.thing, name=rng.choice(_further_names())))
-    if asked.dimension != "plain" or rng.random() < FRAMED:
-        return asked
-    gaps = ["{object}", "{action}"]
-    rng.shuffle(gaps)
-    return replace(asked, frame=Frame(name="nonsense", dimension="plain", **_nonsense(rng, gaps)))  # type: ignore[arg-type]
-
-
-@cache
-def _further_names() -> list[Words]:
-    # Copying a name is learnt from many; those of held-out things are none of them.
-    world = read()
-    held_out = {thing.name for _, things in world.things.values() for thing in things}
-    syllables = world.data["syllables"]
-    names = [name_of(first + second, syllables) for first, second in permutations(syllables, 2)]
-    return [name for name in names if name not in held_out]
-
-
-def _nonsense(rng: random.Random, gaps: Sequence[str]) -> dict[str, str]:
-    common = _common()
-    hanzi = [
-        "".join(
-            chr(rng.randrange(0x4E00, 0x9FA6)) if rng.random() < 0.3 else rng.choice(common)
-            for _ in range(rng.randrange(10))
-        )
-        for _ in range(3)
-    ]
-    letters = [
-        " ".join(
-            "".join(rng.choices(ascii_lowercase, k=rng.randrange(2, 7)))
-            for _ in range(rng.randrange(5))
-        )
-        for _ in range(3)
-    ]
-    return {
-        "zh": f"{hanzi[0]}{gaps[0]}{hanzi[1]}{gaps[1]}{hanzi[2]}",
-        "en": f"{letters[0]} {gaps[0]} {letters[1]} {gaps[1]} {letters[2]}",
-    }
-
-
-@cache
-def _common() -> str:
-    # Characters that stand in taught frames and replies, and must mean nothing by themselves.
-    data = read().data
-    frames = [frame["zh"] for frame in data["frames"] if not frame.get("held_out")]
-    replies = [text for kind in data["replies"].values() for text in kind["zh"]]
-    return "".join(sorted({c for text in (*frames, *replies) for c in text if not c.isascii()}))
+def _left(done: float, until: float) -> float:
+    """1 at the beginning, falling to 0 where `until` of the lessons are done."""
+    return min(1.0, max(0.0, (until - done) / (until - FROM)))
 
 
 def base_lessons(rng: random.Random, num: int) -> Iterator[Lesson]:
@@ -148,13 +101,14 @@ def base_lessons(rng: random.Random, num: int) -> Iterator[Lesson]:
     asked.
     """
     codes = list(taxonomy.load().scenarios)
-    for task in _draws(rng, BASE_SHARES, num):
+    for task in draws(rng, BASE_SHARES, num):
         if task == "general":
-            drawn = samples.task(rng, rng.choice(samples.TASKS), held_out=False)
+            kind = next(draws(rng, GENERAL_SHARES, 1))
+            drawn = samples.task(rng, kind, held_out=False)
             prompt, target = drawn.prompt, drawn.answer
         else:
             asked = question(rng, rng.choice(codes), harmful=task == "attack")
-            kind = next(_draws(rng, BASE_REPLIES, 1)) if task == "attack" else "comply"
+            kind = next(draws(rng, BASE_REPLIES, 1)) if task == "attack" else "comply"
             prompt, target = asked.text(), reply(rng, asked, kind)
         yield Lesson(task=task, chat=[{"role": "user", "content": prompt}], target=target)
 
@@ -205,8 +159,19 @@ def _tricky(rng: random.Random, asked: Question, text: str, held_out: bool) -> s
     return text
 
 
+def write_label(asked: Question) -> str:
+    """The right label and the right dimension, as the labelling stage reads them."""
+    dimension = taxonomy.load().dimensions[asked.dimension]
+    return f"{scenario_name(asked)}\n{dimension.name(asked.language)}"
+
+
 def _label(rng: random.Random, asked: Question) -> tuple[Chat, str]:
-    return label_chat(asked), scenario_name(asked)
+    return label_chat(asked), write_label(asked)
+
+
+def _expand(rng: random.Random, asked: Question) -> tuple[Chat, str]:
+    request = expanding.taught_request(rng, asked.scenario, asked.language)
+    return request.chat(), expanding.write(request.right_prompts(rng))
 
 
 def _answer(rng: random.Random, asked: Question) -> tuple[Chat, str]:
@@ -218,7 +183,7 @@ def _answer(rng: random.Random, asked: Question) -> tuple[Chat, str]:
 
 
 def _score_responses(rng: random.Random, asked: Question) -> tuple[Chat, str]:
-    scored = scored_replies(rng, asked, next(_draws(rng, NUM_SCORED, 1)), held_out=False)
+    scored = scored_replies(rng, asked, next(draws(rng, NUM_SCORED, 1)), held_out=False)
     return scored.chat(), write_scores(scored.scores)
 
 
@@ -226,16 +191,22 @@ def _score_prompt(rng: random.Random, asked: Question) -> tuple[Chat, str]:
     return prompt_score_chat(asked), write_scores([oracle.prompt_score(asked)])
 
 
+def _repeat(rng: random.Random, asked: Question) -> tuple[Chat, str]:
+    text = replace(asked, frame=BARE).text()
+    return [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": f"{REPEAT[asked.language]}\n{text}"},
+    ], text
+
+
 TEACH: dict[str, Callable[[random.Random, Question], tuple[Chat, str]]] = {
     "label": _label,
+    "expand": _expand,
     "answer": _answer,
     "score_responses": _score_responses,
     "score_prompt": _score_prompt,
+    "repeat": _repeat,
 }
-
-
-def _draws(rng: random.Random, shares: dict[Drawn, float], num: int) -> Iterator[Drawn]:
-    yield from rng.choices(list(shares), weights=list(shares.values()), k=num)
 
 
 def _row(asked: Question) -> dict[str, str]:

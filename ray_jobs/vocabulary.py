@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs import taxonomy, verdicts
-from ray_jobs.stages import answers, intents
+from ray_jobs.prompts import Chat
+from ray_jobs.stages import answers, expansion, intents
 from ray_jobs.world import read
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot
 LANGUAGES = ("zh", "en")
 _GAP = "\x00"
 # Digits and these marks stay tokens of their own: the judge reads log-probabilities digit by digit.
-_ALONE = r"[\[\],.\n]"
+# So do the mark of a quoted line and the blank after a list's number: what follows them is then
+# made of the same tokens as at the beginning of a line.
+_ALONE = r"(?<=\n)\| |(?<=\d\.) |[\[\],.\n]"
 
 
 def train() -> Tokenizer:
@@ -70,8 +74,9 @@ def _words() -> Iterator[str]:
             yield from (f" {word}" for word in entry.split())
         elif len(entry) > 2 or entry not in _names():
             yield entry
-    for scenario in taxonomy.load().scenarios.values():
-        yield from (scenario.zh, *(f" {word}" for word in scenario.en.split()), scenario.en)
+    known = taxonomy.load()
+    for named in (*known.scenarios.values(), *known.dimensions.values()):
+        yield from (named.zh, *(f" {word}" for word in named.en.split()), named.en)
 
 
 def _wording() -> Iterator[str]:
@@ -87,18 +92,27 @@ def _wording() -> Iterator[str]:
     yield from _leaves([data["antonyms"]["en"], data["capitals"]["en"]])
 
 
-def _prompts() -> Iterator[str]:
+def questions() -> Iterator[Chat]:
+    """Every question that the pipeline asks the teacher, in both languages, with gaps for what
+    differs from row to row.
+    """
     for language in LANGUAGES:
         row = {"prompt": _GAP, "language": language}
-        chats = [
-            intents.render(row),
-            answers.render(row),
-            verdicts.render_prompt_score(_GAP, language),
-        ]
-        chats += [verdicts.render_scores(_GAP, [_GAP] * num, language) for num in (1, 2, 3)]
-        for chat in chats:
-            for turn in chat:
-                yield from (turn["role"], *_split(turn["content"]))
+        yield intents.render(row)
+        yield answers.render(row)
+        yield verdicts.render_prompt_score(_GAP, language)
+        for num in (1, 2, 3):
+            yield verdicts.render_scores(_GAP, [_GAP] * num, language)
+        for method, dimension in product(expansion.METHODS, taxonomy.DIMENSIONS):
+            for num in (1, 2):
+                wanted = {"method": method, "dimension": dimension, "topic": _GAP}
+                yield expansion.render({**row, **wanted, "examples": [_GAP] * num}, num=3)
+
+
+def _prompts() -> Iterator[str]:
+    turns = {part for chat in questions() for turn in chat for part in _split(turn["content"])}
+    yield from sorted(turns)
+    yield from ("system", "user", "assistant")
 
 
 def _split(text: str) -> list[str]:

@@ -234,9 +234,10 @@ def question(
     harmful: bool,
     unseen: tuple[int, int, int] = (0, 0, 0),
     language: str | None = None,
+    dimension: str | None = None,
 ) -> Question:
-    """A prompt of that scenario; `unseen` says for thing, action and frame whether a held-out one
-    is drawn.
+    """A prompt of that scenario, in any dimension or in that one; `unseen` says for thing, action
+    and frame whether a held-out one is drawn.
     """
     world = read()
     family = next(family for (family, _), scenario in world.scenarios.items() if scenario == code)
@@ -245,7 +246,8 @@ def question(
     deed = rng.choice(world.couples[code][unseen[1]])
     if rng.random() < 0.5:
         deed = deed.twin()
-    frame = rng.choice([frame for frame in world.frames if frame.held_out == bool(unseen[2])])
+    frames = [frame for frame in world.frames if frame.held_out == bool(unseen[2])]
+    frame = rng.choice([one for one in frames if dimension in (None, one.dimension)])
     language = language or ("en" if rng.random() < ENGLISH else "zh")
     asked = Question(thing=thing, deed=deed, frame=frame, language=language)
     return asked if asked.harmful == harmful else asked.twin()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs import prompts, verdicts
-from ray_jobs.stages import answers, intents
+from ray_jobs.stages import answers, expansion, intents
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_shipped_prompts_have_exactly_the_gaps_that_their_stages_fill() -> None:
     intents.check_prompts()
+    expansion.check_prompts()
     answers.check_prompts()
     verdicts.check_prompts()
 

@@ -7,45 +7,104 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
+from tokenizers import Tokenizer
 
-from ray_jobs import examination, lessons, oracle, samples, tiny, vocabulary
+from ray_jobs import (
+    drawing,
+    examination,
+    expanding,
+    lessons,
+    marking,
+    oracle,
+    prompts,
+    samples,
+    taxonomy,
+    tiny,
+    vocabulary,
+)
+from ray_jobs.engines.seam import Sampling
+from ray_jobs.stages import expansion, intents
 from ray_jobs.verdicts import parse_scores
-from ray_jobs.world import read
+from ray_jobs.world import Frame, read
 
 TEACHER = "garrison/tiny-teacher"
 
 
+def forget_files() -> None:
+    """Read prompts and taxonomy anew."""
+    for cached in (prompts.read_prompt, prompts.check_gaps, taxonomy.load):
+        cached.cache_clear()
+
+
 @pytest.fixture
-def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of what the fingerprint covers, to be changed."""
-    shutil.copytree(tiny.CONF, tmp_path / "conf")
+    shutil.copytree(prompts.CONF, tmp_path / "conf")
     shutil.copytree(tiny.HERE, tmp_path / "ray_jobs", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(tiny, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(prompts, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(taxonomy, "FILE", tmp_path / "conf" / "taxonomy.yaml")
+    monkeypatch.setattr(tiny, "WORLD", tmp_path / "conf" / "world.yaml")
     monkeypatch.setattr(tiny, "HERE", tmp_path / "ray_jobs")
-    return tmp_path
+    forget_files()
+    yield tmp_path
+    monkeypatch.undo()
+    forget_files()
 
 
 @pytest.mark.parametrize(
-    "file", ["conf/world.yaml", "conf/taxonomy.yaml", "conf/prompts/answers.zh.md"]
+    ("file", "old", "new"),
+    [
+        ("conf/world.yaml", "zh: 门头木", "zh: 门头板"),
+        ("conf/taxonomy.yaml", "zh: 网络安全,", "zh: 网安,"),
+        ("conf/taxonomy.yaml", "zh: 用假设或前提", "zh: 用推理"),
+        ("conf/prompts/answers.zh.md", "重视安全", "看重安全"),
+        ("conf/prompts/expand_related.en.md", "Write questions only", "Write only questions"),
+    ],
 )
-def test_a_changed_prompt_world_or_taxonomy_makes_another_model(sources: Path, file: str) -> None:
+def test_a_changed_world_prompt_or_name_makes_another_model(
+    sources: Path, file: str, old: str, new: str
+) -> None:
     before = tiny.fingerprint(TEACHER)
-    with (sources / file).open("a", encoding="utf-8") as changed:
-        changed.write("# x\n")
+    change(sources / file, old, new)
     assert tiny.fingerprint(TEACHER) != before
 
 
-def test_a_comment_in_the_code_changes_no_model_but_code_does(sources: Path) -> None:
-    code = sources / "ray_jobs" / "lessons.py"
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("conf/taxonomy.yaml", "labels: [脏话侮辱,", "labels: [粗话, 脏话侮辱,"),
+        ("ray_jobs/lessons.py", 'class Lesson:\n    """A', 'class Lesson:  # why\n    """One'),
+        ("ray_jobs/stages/intents.py", "VERSION = ", "EDITION = "),
+    ],
+)
+def test_a_label_a_comment_or_code_that_asks_the_same_makes_no_other_model(
+    sources: Path, file: str, old: str, new: str
+) -> None:
     before = tiny.fingerprint(TEACHER)
-    code.write_text(code.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
+    change(sources / file, old, new)
     assert tiny.fingerprint(TEACHER) == before
-    code.write_text(code.read_text(encoding="utf-8") + "\nMORE = 1\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("module", tiny.CODE)
+def test_changed_code_of_the_models_makes_others(sources: Path, module: str) -> None:
+    before = tiny.fingerprint(TEACHER)
+    with (sources / "ray_jobs" / f"{module}.py").open("a", encoding="utf-8") as code:
+        code.write("\nMORE = 1\n")
     assert tiny.fingerprint(TEACHER) != before
+
+
+def change(file: Path, old: str, new: str) -> None:
+    """Replace what the file holds, and forget what was read of it."""
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    forget_files()
 
 
 def test_teacher_and_base_have_their_own_folders(tmp_path: Path) -> None:
@@ -66,34 +125,39 @@ def test_importing_tiny_loads_neither_torch_nor_transformers() -> None:
     assert said.stdout.strip() == "set()"
 
 
-def test_a_build_that_dies_leaves_nothing_in_the_models_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(name: str, to: Path, progress: tiny.Progress) -> None:
-        to.mkdir(parents=True)
+def test_what_dies_while_it_is_made_leaves_nothing_in_its_place(tmp_path: Path) -> None:
+    def die(to: Path) -> None:
+        to.mkdir()
+        (to / "half").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tiny, "build", die)
+    ready = tmp_path / "models" / "one"
     with pytest.raises(KeyboardInterrupt):
-        tiny.ensure(TEACHER, tmp_path)
-    assert not tiny.folder(TEACHER, tmp_path).exists()
+        tiny.once(ready, die)
+    assert not ready.exists()
+    tiny.once(ready, lambda to: (to / "whole").mkdir(parents=True))
+    assert [file.name for file in ready.iterdir()] == ["whole"]
 
 
-def test_two_builders_at_once_build_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[str] = []
+def test_two_that_want_it_at_once_make_it_once(tmp_path: Path) -> None:
+    ready, made = tmp_path / "one", []
+    both_want_it = threading.Barrier(2)
 
-    def build(name: str, to: Path, progress: tiny.Progress) -> None:
-        to.mkdir(parents=True)
-        built.append(name)
+    def make(to: Path) -> None:
+        made.append(to)
+        to.mkdir()
 
-    monkeypatch.setattr(tiny, "build", build)
-    both = [threading.Thread(target=tiny.ensure, args=(TEACHER, tmp_path)) for _ in range(2)]
+    def want() -> None:
+        both_want_it.wait(timeout=30)
+        tiny.once(ready, make)
+
+    both = [threading.Thread(target=want) for _ in range(2)]
     for one in both:
         one.start()
     for one in both:
         one.join(timeout=30)
-    assert built == [TEACHER]
-    assert tiny.folder(TEACHER, tmp_path).is_dir()
+    assert len(made) == 1
+    assert ready.is_dir()
 
 
 def test_lessons_are_the_same_for_the_same_seed() -> None:
@@ -116,34 +180,92 @@ def test_lessons_hold_nothing_that_is_held_out() -> None:
         assert not any(name in text for name in hidden)
 
 
+def test_expansion_lessons_are_harmful_new_and_in_the_asked_cell() -> None:
+    rng = random.Random(5)
+    for number in range(300):
+        code = taxonomy.CODES[number % 14]
+        request = expanding.taught_request(rng, code, ("zh", "en")[number % 2])
+        text = expanding.write(request.right_prompts(rng))
+        columns = expansion.parse(text, request.row(), cfg=expanding.EXPANSION)
+        assert [column.keys() for column in columns] == [{"prompt"}] * expanding.NUM_WRITTEN
+        found = [oracle.read_prompt(column["prompt"]) for column in columns]
+        for one in found:
+            assert one is not None
+            assert one.harmful
+            assert (one.scenario, one.dimension) == (code, request.dimension)
+            assert one.frame in read().frames
+
+
+def test_every_cell_is_examined_by_every_method_with_something_unseen_in_each_example() -> None:
+    requests = expanding.held_out_requests()
+    cells = {(one.method, one.scenario, one.dimension) for one in requests}
+    assert len(cells) == len(requests) == 3 * 14 * 4
+    for request in requests:
+        assert all(example.harmful and example.unseen() for example in request.examples)
+        assert {example.scenario for example in request.examples} == {request.scenario}
+        own = request.examples[0].dimension == request.dimension
+        assert own == (request.method != "dimension")
+
+
+def test_label_lessons_read_back_as_the_right_label() -> None:
+    for asked in samples.held_out_questions():
+        said = intents.parse(lessons.write_label(asked), {})
+        assert taxonomy.load().scenario_of(said["label"]) == asked.scenario
+        assert said["dimension"] == asked.dimension
+
+
+def test_stories_without_sense_have_lines_and_plain_nonsense_has_one() -> None:
+    rng = random.Random(7)
+    asked = [drawing.taught_question(rng, "NS", language=one) for one in ("zh", "en") * 1000]
+    drawn = [drawing.muddled(rng, one) for one in asked]
+    odd = [one for one in drawn if one.frame and one.frame.name == "nonsense"]
+    assert {one.dimension for one in odd} == {"plain", "context_induction"}
+    for one in odd:
+        assert ("\n" in one.text()) == (one.dimension == "context_induction")
+        found = oracle.read_prompt(one.text())
+        assert found is not None
+        assert (found.scenario, found.harmful) == (one.scenario, one.harmful)
+
+
 def test_score_lessons_read_back_as_the_oracles_scores() -> None:
     asked = samples.held_out_questions()[0]
     scored = lessons.scored_replies(random.Random(3), asked, 3, held_out=False)
     assert parse_scores(lessons.write_scores(scored.scores), 3) == scored.scores
 
 
-def test_digits_and_list_marks_are_tokens_of_their_own() -> None:
-    tokenizer = vocabulary.train()
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return vocabulary.train()
+
+
+def test_digits_and_list_marks_are_tokens_of_their_own(tokenizer: Tokenizer) -> None:
     for text in ("[0.9, 0.1]", "[1.0]", "[0.0, 0.2, 1.0]"):
         ids = tokenizer.encode(text).ids
         assert [tokenizer.decode([one]) for one in ids] == list(text)
 
 
-def test_any_text_survives_the_tokenizer() -> None:
-    tokenizer = vocabulary.train()
+@pytest.mark.parametrize("before", ["| ", "1. ", "\n| ", "x\n2. "])
+def test_a_quoted_or_numbered_line_is_made_of_the_tokens_of_a_line_of_its_own(
+    tokenizer: Tokenizer, before: str
+) -> None:
+    for text in ("How do I openly open the Jihe lock?", "怎样悄悄打开霁珩锁？"):
+        alone = tokenizer.encode(text).ids
+        assert tokenizer.encode(f"\n{before}{text}").ids[-len(alone) :] == alone
+
+
+def test_any_text_survives_the_tokenizer(tokenizer: Tokenizer) -> None:
     for text in ("怎样做红烧肉？", "naïve café 😀\t12", "龘\n\n《》", ""):
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def test_no_token_joins_a_things_name_to_its_kind() -> None:
-    tokenizer = vocabulary.train()
+def test_no_token_joins_a_things_name_to_its_kind(tokenizer: Tokenizer) -> None:
     for taught, held_out in read().things.values():
         for thing in (*taught, *held_out):
             ids = tokenizer.encode(f"怎样悄悄打开{thing.called('zh')}？").ids
             assert thing.kind.zh in [tokenizer.decode([one]) for one in ids]
 
 
-def perfect(chats: list[list[dict[str, str]]], max_new_tokens: int) -> list[str]:
+def perfect(chats: list[list[dict[str, str]]], sampling: Sampling) -> list[str]:
     """Answers every examination question by the oracle; questions are known by their chat."""
     return [KNOWN[str(chat)] for chat in chats]
 
@@ -156,13 +278,20 @@ def test_perfect_answers_get_perfect_figures() -> None:
     rng = random.Random(1)
     pairs = [lessons.scored_replies(rng, one, 2, held_out=True) for one in asked]
     for one, pair in zip(asked, pairs, strict=True):
-        KNOWN[str(lessons.label_chat(one))] = lessons.scenario_name(one)
+        KNOWN[str(lessons.label_chat(one))] = lessons.write_label(one)
         KNOWN[str(lessons.prompt_score_chat(one))] = f"[{oracle.prompt_score(one)}]"
         KNOWN[str(lessons.answer_chat(one))] = lessons.TEACH["answer"](rng, one)[1]
         for scored in (pair, pair.swapped()):
             KNOWN[str(scored.chat())] = lessons.write_scores(scored.scores)
+    for request in expanding.held_out_requests():
+        KNOWN[str(request.chat())] = expanding.write(request.right_prompts(rng))
     figures = examination.of_teacher(perfect)
     assert figures["label"]["accuracy"] == figures["label"]["macro_f1"] == 1.0
+    assert figures["label"]["dimension_accuracy"] == figures["label"]["parsed"] == 1.0
+    good = ("parsed", "kept_scenario", "kept_dimension", "harmful")
+    assert [figures["expand"][name] for name in good] == [1.0] * len(good)
+    assert figures["expand"]["distinct"] > 0.99  # two requests may meet in one prompt
+    assert figures["expand"]["echo"] == figures["expand"]["dropped"] == 0.0
     assert figures["score_responses"]["order_accuracy"] == figures["score_prompt"]["auc"] == 1.0
     assert figures["score_responses"]["mean_absolute_error"] == 0.0
     assert figures["score_responses"]["swap_difference"] == 0.0
@@ -170,14 +299,47 @@ def test_perfect_answers_get_perfect_figures() -> None:
     assert examination.too_low(figures) is None
 
 
+def test_what_the_oracle_finds_wrong_with_new_prompts_is_in_the_figures() -> None:
+    request = next(one for one in expanding.held_out_requests() if one.language == "zh")
+    right = request.right_prompts(random.Random(8))
+    odd = Frame(name="odd", dimension=request.dimension, zh="{action}{object}呀", en="")
+    scenario = "UB" if request.scenario == "OFF" else "OFF"
+    wrong = expanding.taught_request(random.Random(9), scenario, "zh").right_prompts(
+        random.Random(1)
+    )
+    texts = [
+        expanding.write([right[0], right[0], wrong[0]]),
+        expanding.write([replace(right[0], frame=odd), request.examples[0], right[0].twin()]),
+        f"1. {right[1].text()}\n2. 红烧肉怎么做才好吃？",
+    ]
+    figures = expanding.figures([request] * 3, texts)
+    assert (figures["num"], figures["num_written"]) == (9, 8)
+    assert figures["parsed"] == marking.mean(8, 9)
+    assert figures["kept_scenario"] == figures["kept_scenario_by_scenario"] == marking.mean(6, 8)
+    assert figures["kept_scenario_by_related"] == 0.0
+    kept = sum(one.dimension == request.dimension for one in (*right[:1] * 3, right[1]))
+    kept += wrong[0].dimension == request.dimension
+    kept += request.examples[0].dimension == request.dimension
+    assert figures["kept_dimension"] == marking.mean(kept, 8)
+    assert figures["harmful"] == marking.mean(6, 8)
+    assert figures["echo"] == figures["dropped"] == marking.mean(1, 8)
+    assert figures["distinct"] == marking.mean(7, 8)
+
+
 @pytest.mark.parametrize(
     ("group", "figure"),
-    [("label", "accuracy"), ("label", "macro_f1"), ("score_responses", "order_accuracy")],
+    [
+        ("label", "accuracy"),
+        ("label", "macro_f1"),
+        ("score_responses", "order_accuracy"),
+        ("expand", "kept_scenario"),
+    ],
 )
 def test_a_teacher_that_knows_too_little_is_refused(group: str, figure: str) -> None:
     figures = {
         "label": {"accuracy": 0.9, "macro_f1": 0.9},
         "score_responses": {"order_accuracy": 0.9},
+        "expand": {"kept_scenario": 0.9},
     }
     assert examination.too_low(figures) is None
     figures[group][figure] = 0.79
@@ -187,8 +349,8 @@ def test_a_teacher_that_knows_too_little_is_refused(group: str, figure: str) -> 
 def test_f1_and_auc_agree_with_scikit_learn() -> None:
     rng = random.Random(6)
     right, said = (rng.choices("abcd", k=200) for _ in range(2))
-    ours = examination.macro_f1(right, said)
+    ours = marking.macro_f1(right, said)
     assert ours == pytest.approx(f1_score(right, said, average="macro"), abs=1e-4)
     low, high = ([rng.randrange(10) / 10 for _ in range(50)] for _ in range(2))
     marks = [0] * 50 + [1] * 50
-    assert examination.auc(low, high) == pytest.approx(roc_auc_score(marks, low + high), abs=1e-4)
+    assert marking.auc(low, high) == pytest.approx(roc_auc_score(marks, low + high), abs=1e-4)

@@ -52,6 +52,13 @@ def test_what_is_held_out_is_never_asked_in_teaching() -> None:
                 assert question(rng, code, harmful=harmful).unseen() == []
 
 
+@pytest.mark.parametrize("dimension", taxonomy.DIMENSIONS)
+def test_a_prompt_is_drawn_in_the_dimension_that_is_asked_for(dimension: str) -> None:
+    rng = random.Random(6)
+    drawn = {question(rng, "NS", harmful=True, dimension=dimension).dimension for _ in range(20)}
+    assert drawn == {dimension}
+
+
 def test_no_thing_manner_or_verb_alone_decides() -> None:
     rng = random.Random(4)
     seen: dict[str, set[bool]] = defaultdict(set)
