@@ -20,8 +20,8 @@ import pyarrow as pa
 from ray_jobs.duplicates import Near
 from ray_jobs.readers import Found, Source, read
 from ray_jobs.repeats import Evaluation, Ids, Reasons, Repeats
-from ray_jobs.schema import COLLECTED, Role, row_id
-from ray_jobs.tables import DONE, Folder, Row, to_table, write_shards
+from ray_jobs.schema import COLLECTED, Language, Role, row_id
+from ray_jobs.tables import Folder, Row, to_table, write_shards
 
 VERSION = 2
 SHARD_ROWS = 5000
@@ -65,10 +65,18 @@ def write(home: Folder, sources: Mapping[str, Source], cfg: Collect) -> list[str
     the first is kept. What a killed run left in the folder is removed.
     """
     drafts = home / "drafts"
-    drafts.delete()
     for name in home.names():
         if name.startswith("part-"):
             home.remove(name)
+    try:
+        written = _drafted(drafts, sources, cfg)
+        with _progress("written", sum(len(one.reason) for one in written.values())) as bar:
+            return write_shards(home, _final(drafts, written, bar))
+    finally:
+        drafts.delete()
+
+
+def _drafted(drafts: Folder, sources: Mapping[str, Source], cfg: Collect) -> dict[Role, _Written]:
     written: dict[Role, _Written] = {}
     evaluation: Evaluation | None = None
     with _progress("collected") as bar:
@@ -77,14 +85,13 @@ def write(home: Folder, sources: Mapping[str, Source], cfg: Collect) -> list[str
             written[role] = _draft(drafts, role, _rows(role, sources, cfg), cfg, compared, bar)
             if role == "evaluate" and cfg.min_leaked_share:
                 evaluation = _evaluation(drafts, written[role].shards, cfg)
-    with _progress("written", bar.n) as bar:
-        shards = write_shards(home, _final(drafts, written, bar))
-    drafts.delete()
-    return shards
+    return written
 
 
 def reason_to_drop(found: Found, role: str, cfg: Collect) -> str | None:
     """Why a row cannot be used, whatever the other rows are; None where it can."""
+    if found.language not in (None, *get_args(Language)):
+        return "neither Chinese nor English"
     if found.prompt is None:
         return "no prompt"
     if not _is_text(found.prompt):
@@ -194,7 +201,8 @@ def _evaluation(folder: Folder, shards: Sequence[str], cfg: Collect) -> Evaluati
     if not shards:
         return None
     names = ["id", "source", "prompt"]
-    tables = [folder.read_shard(shard, names, DONE) for shard in shards]
+    # Dropped ones too: whoever evaluates reads the file, not this table.
+    tables = [folder.read_shard(shard, names) for shard in shards]
     rows = pa.concat_tables(tables)
     ids, sources, prompts = (rows[name].to_pylist() for name in names)
     share, ngram = cfg.min_leaked_share, cfg.leaked_ngram_chars
@@ -236,4 +244,5 @@ def _progress(what: str, total: int | None = None) -> Any:
     from tqdm import tqdm
 
     label = f"{what:>16}"
-    return tqdm(desc=label, total=total, unit="row", mininterval=1.0, dynamic_ncols=True)
+    # Short work shows no bar, and a file that cannot be read at once nothing but its one line.
+    return tqdm(desc=label, total=total, unit="row", mininterval=1.0, dynamic_ncols=True, delay=2)
