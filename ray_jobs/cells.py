@@ -34,7 +34,7 @@ class Diversity:
     target_per_cell: int = 0
     """Prompts wanted in every cell; 0 wants none beyond what was collected."""
     targets: dict[str, int] = field(default_factory=dict)
-    """Other targets, by scenario (OFF), dimension (plain) or cell (OFF.plain); the last wins."""
+    """Other targets, by scenario (OFF), dimension (plain) or cell (OFF/plain); the last wins."""
     max_per_cell: int = 0
     """Prompts that a cell may have: of more, over-represented labels are rejected. 0 keeps all."""
     methods: tuple[str, ...] = METHODS
@@ -74,19 +74,19 @@ class Diversity:
     def target(self, cell: Cell) -> int:
         """How many prompts are wanted in a cell."""
         scenario, dimension = cell
-        for name in (f"{scenario}.{dimension}", dimension, scenario):
+        for name in (f"{scenario}/{dimension}", dimension, scenario):
             if name in self.targets:
                 return self.targets[name]
         return self.target_per_cell
 
 
 def _check_name(name: str) -> None:
-    scenario, _, dimension = name.partition(".")
+    scenario, _, dimension = name.partition("/")
     is_cell = scenario in CODES and dimension in DIMENSIONS
     if not (is_cell or name in CODES or name in DIMENSIONS):
         raise ValueError(
             f"diversity.targets: there is no {name!r}; expected a scenario ({', '.join(CODES)}), "
-            f"a dimension ({', '.join(DIMENSIONS)}) or both, as OFF.plain"
+            f"a dimension ({', '.join(DIMENSIONS)}) or both, as OFF/plain"
         )
 
 

@@ -64,13 +64,13 @@ def test_only_scored_attacks_of_training_rows_count_towards_a_target(tmp_path: P
 
 @pytest.mark.parametrize(
     ("targets", "expected"),
-    [({}, 5), ({"OFF": 6}, 6), ({"OFF": 6, "plain": 7}, 7), ({"plain": 7, "OFF.plain": 8}, 8)],
+    [({}, 5), ({"OFF": 6}, 6), ({"OFF": 6, "plain": 7}, 7), ({"plain": 7, "OFF/plain": 8}, 8)],
 )
 def test_the_most_special_target_holds(targets: dict[str, int], expected: int) -> None:
     assert Diversity(target_per_cell=5, targets=targets).target(PLAIN) == expected
 
 
-@pytest.mark.parametrize("name", ["XX", "OFF.", "OFF.loud", ".plain", "plain.OFF"])
+@pytest.mark.parametrize("name", ["XX", "OFF/", "OFF/loud", "/plain", "plain/OFF", "OFF.plain"])
 def test_a_target_for_what_does_not_exist_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"diversity\.targets: there is no"):
         Diversity(targets={name: 1})
@@ -80,7 +80,7 @@ def test_requests_start_from_real_prompts_and_ask_for_what_is_missing(tmp_path: 
     rows = [prompt(f"p{k}") for k in range(4)]
     rows += [prompt("e", language="en", prompt="what"), prompt("other", source="t", licence="X")]
     placed = table(tmp_path, "placed", rows, PLACED)
-    cfg = Diversity(targets={"OFF.plain": 9, "OFF.logical_trap": 4, "UB": 5}, surplus=1.5)
+    cfg = Diversity(targets={"OFF/plain": 9, "OFF/logical_trap": 4, "UB": 5}, surplus=1.5)
     asked = wanted([placed], cfg)
     by_cell = Counter((row["scenario"], row["dimension"]) for row in asked)
     assert by_cell == {PLAIN: 2, TRAP: 2}  # ceil(3 × 1.5 / 3), ceil(4 × 1.5 / 3); UB has no prompt
@@ -102,13 +102,13 @@ def test_requests_start_from_real_prompts_and_ask_for_what_is_missing(tmp_path: 
 
 def test_prompts_of_one_parent_are_numbered_on_over_its_requests(tmp_path: Path) -> None:
     placed = table(tmp_path, "placed", [prompt("p")], PLACED)
-    asked = wanted([placed], Diversity(targets={"OFF.plain": 7}, surplus=1))
+    asked = wanted([placed], Diversity(targets={"OFF/plain": 7}, surplus=1))
     assert [(row["id"], row["first"]) for row in asked] == [("p/w1.0", 0), ("p/w1.1", 3)]
 
 
 def test_nothing_is_wanted_once_targets_are_met_or_the_budget_is_spent(tmp_path: Path) -> None:
     placed = table(tmp_path, "placed", [prompt(f"p{k}") for k in range(4)], PLACED)
-    assert wanted([placed], Diversity(targets={"OFF.plain": 4})) == []
+    assert wanted([placed], Diversity(targets={"OFF/plain": 4})) == []
     cfg = Diversity(target_per_cell=50, max_requests=10)
     assert len(wanted([placed], cfg, num_spent=4)) == 6
     assert wanted([placed], cfg, num_spent=10) == []
@@ -150,7 +150,7 @@ def test_a_short_cell_says_what_became_of_its_prompts(tmp_path: Path) -> None:
         EXPANDED,
     )
     placed = table(tmp_path, "placed-r1", [prompt("a"), prompt("b", TRAP)], PLACED)
-    cfg = Diversity(targets={"OFF.plain": 3, "UB.plain": 1})
+    cfg = Diversity(targets={"OFF/plain": 3, "UB/plain": 1})
     why = balancing.why_short({PLAIN: 1}, cfg, [expanded], [placed])
     assert set(why) == {PLAIN, ("UB", "plain")}
     assert why[PLAIN].startswith("4 asked for in 1 rounds, 1 kept; ")
