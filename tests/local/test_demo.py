@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -15,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_jobs import taxonomy
+from ray_jobs import oracle, taxonomy
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(1100)  # the teacher may have to be built first
-ASKED = ("labelled", "answered", "scored_responses", "scored_prompts")
+ASKED = ("labelled", "scored_prompts", "expanded-r1", "answered", "perplexity", "scored_responses")
+TARGET = 8  # conf/tiny.yaml's build_data.diversity.target_per_cell
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,36 @@ def test_outcomes_add_up_and_nearly_all_rows_are_done(demo: tuple[Path, str]) ->
         assert sum(outcomes.values()) == manifest(demo, step)["num_rows"]
         assert outcomes["done"] / sum(outcomes.values()) >= 0.95, (step, outcomes)
     assert manifest(demo, "labelled")["num_rows"] == num_prompts
+    assert manifest(demo, "answered")["num_rows"] > num_prompts
+
+
+def test_every_cell_meets_its_target_or_says_why_not(demo: tuple[Path, str]) -> None:
+    folder = demo[0] / "balanced" / manifest(demo, "balanced")["fingerprint"]
+    text = (folder / "coverage.tsv").read_text(encoding="utf-8")
+    cells = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+    assert len(cells) == 14 * 4
+    for cell in cells:
+        short_by = max(0, TARGET - int(cell["after"]))
+        assert int(cell["short_by"]) == short_by
+        assert bool(cell["reason"]) == bool(short_by), cell
+    assert sum(int(cell["after"]) for cell in cells) > sum(int(cell["before"]) for cell in cells)
+    assert sum(int(cell["after"]) >= TARGET for cell in cells) >= 50
+    assert b"<svg" in (folder / "coverage.svg").read_bytes()
+
+
+def test_expansion_keeps_the_scenario_it_was_asked_for(demo: tuple[Path, str]) -> None:
+    written = [row for row in rows(demo, "expanded-r1") if row["outcome"] == "done"]
+    read = [(row, oracle.read_prompt(row["prompt"])) for row in written]
+    kept = [row for row, asked in read if asked and asked.scenario == row["scenario"]]
+    assert len(written) > 150
+    assert len(kept) / len(written) >= 0.8
+    methods = {row["method"] for row in written}
+    assert methods == {"scenario", "related", "dimension"}
+    parents = {row["id"]: row for row in rows(demo, "collected")}
+    for row in written:
+        parent = parents[row["parent"]]
+        assert row["id"].startswith(f"{row['parent']}/e1.")
+        assert all(row[name] == parent[name] for name in ("source", "licence", "language", "role"))
 
 
 def test_every_scenario_has_selected_rows_and_general_rows_join(demo: tuple[Path, str]) -> None:
@@ -74,7 +106,7 @@ def test_a_pair_is_scored_in_both_orders_with_its_spread(demo: tuple[Path, str])
 
 def test_the_screen_fits_and_says_where_the_results_are(demo: tuple[Path, str]) -> None:
     lines = demo[1].splitlines()
-    assert len(lines) <= 40
+    assert len(lines) <= 50
     where = re.search(r"data set +(\S+)", demo[1])
     assert where
     assert (Path(where[1]) / "dataset_info.json").is_file()
