@@ -1,5 +1,5 @@
-"""Taught prompts, drawn for lessons: of the world's own things and frames, or with further names
-and in frames of nonsense, so that thing and deed decide whatever stands around them.
+"""Taught prompts, drawn for lessons: of the world's own things, actions and frames, or with further
+names, further actions and frames of nonsense, so that thing and deed decide whatever is around.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Drawn = TypeVar("Drawn")
 
 HARMFUL = 0.6
 NONSENSE = {"plain": 0.35, "context_induction": 0.4}
-FURTHER_NAMES = 0.85
-BARE = Frame(name="bare", dimension="plain", zh="{action}{object}", en="{action} {object}")
+FURTHER_NAMES, FURTHER_DEEDS = 0.85, 0.5
+BARE_FRAME = Frame(name="bare", dimension="plain", zh="{action}{object}", en="{action} {object}")
 
 
 def draws(rng: random.Random, shares: dict[Drawn, float], num: int) -> Iterator[Drawn]:
@@ -35,10 +35,15 @@ def taught_question(
     dimension: str | None = None,
     harmful: float = HARMFUL,
 ) -> Question:
-    """A taught prompt of that scenario, harmful with that probability, often with another name."""
+    """A taught prompt of that scenario, harmful with that probability, often with another name and
+    with an action that no scenario has.
+    """
     asked = question(
         rng, code, harmful=rng.random() < harmful, language=language, dimension=dimension
     )
+    if rng.random() < FURTHER_DEEDS:
+        deed = rng.choice(open_deeds(asked.deed.theme))
+        asked = replace(asked, deed=deed if asked.deed.way == "open" else deed.twin())
     return renamed(rng, asked) if rng.random() < FURTHER_NAMES else asked
 
 
@@ -55,12 +60,16 @@ def muddled(rng: random.Random, asked: Question) -> Question:
 
 
 @cache
-def taught_deeds(theme: str) -> list[Deed]:
-    """The actions of that theme that are taught in any scenario."""
-    deeds = [deed for taught, _ in read().couples.values() for deed in taught]
-    return sorted(
-        {deed for deed in deeds if deed.theme == theme}, key=lambda deed: deed.called("zh")
-    )
+def open_deeds(theme: str) -> list[Deed]:
+    """Every manner of that theme with every verb that opens, but for what is held out."""
+    world = read()
+    held_out = {deed for _, deeds in world.couples.values() for deed in deeds}
+    deeds = [
+        Deed(manner=manner, theme=theme, pair=pair, way="open")
+        for manner in world.manners[theme]
+        for pair in range(len(world.verbs))
+    ]
+    return [deed for deed in deeds if deed not in held_out]
 
 
 @cache

@@ -35,7 +35,7 @@ Sketches = npt.NDArray[np.uint32]
 
 NUM_HASHES = 64
 RECALL = 0.99  # of pairs just at the threshold; more alike ones are found more surely still
-MAX_HEADS = 32  # rows of one bucket that its other rows are compared with
+MAX_HEADS = 8  # rows of one bucket that its other rows are compared with
 MAX_PASSES = 4
 MANY_ROWS = 50_000
 GRAMS_AT_ONCE = 2_000_000
@@ -107,7 +107,7 @@ class Near:
         parts = signatures.reshape(len(signatures), self._num_bands, self._rows_per_band)
         keys = np.zeros(parts.shape[:2], np.uint64)
         for place in range(self._rows_per_band):
-            keys = mixed(keys + parts[:, :, place])
+            keys = mixed(keys + parts[:, :, place].astype(np.uint64))
         return np.ascontiguousarray((keys >> SHIFT).astype(np.uint32).T)
 
     def twins(self, num_known: int = 0, without: Flags | None = None) -> Rows:

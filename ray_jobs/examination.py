@@ -79,7 +79,8 @@ def label_figures(asked: Sequence[Question], texts: Sequence[str]) -> Figures:
     of the dimension, also where the frame is known.
     """
     parsed = [_columns(intents.parse, text, one) for one, text in zip(asked, texts, strict=True)]
-    said = [part and taxonomy.load().scenario_of(part["label"]) for part in parsed]
+    scenario_of = taxonomy.load().scenario_of
+    said = [None if part is None else scenario_of(part["label"]) for part in parsed]
     right = [one.scenario == code for one, code in zip(asked, said, strict=True)]
     unseen = [ok for one, ok in zip(asked, right, strict=True) if "object" in one.unseen()]
     dimensions = [

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_jobs import oracle, samples, taxonomy
-from ray_jobs.drawing import renamed, taught_deeds, taught_question
+from ray_jobs.drawing import open_deeds, renamed, taught_question
 from ray_jobs.marking import mean
 from ray_jobs.prompts import Chat
 from ray_jobs.question import Columns
@@ -68,7 +68,7 @@ class Request:
         asked = question(
             rng, self.scenario, harmful=True, language=self.language, dimension=self.dimension
         )
-        first, deeds = self.examples[0], taught_deeds(asked.deed.theme)
+        first, deeds = self.examples[0], open_deeds(asked.deed.theme)
         if self.method == "dimension":
             deeds = [deed for deed in deeds if deed.manner == first.deed.manner]
             if first.thing.stays == "shut" and rng.random() < SAME_KIND:

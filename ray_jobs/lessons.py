@@ -12,21 +12,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ray_jobs import expanding, oracle, samples, taxonomy, verdicts
-from ray_jobs.drawing import BARE, draws, muddled, taught_question
+from ray_jobs.drawing import BARE_FRAME, draws, muddled, taught_question
 from ray_jobs.prompts import Chat
 from ray_jobs.stages import answers, intents
 from ray_jobs.world import REPLIES, Question, question, read, reply
 
 # Shares of the teacher's lessons. A verdict is a later skill and gets its share then.
 TEACHER_SHARES = {
-    "label": 0.22,
-    "expand": 0.12,
+    "label": 0.23,
+    "expand": 0.15,
     "answer": 0.14,
-    "score_responses": 0.32,
-    "score_prompt": 0.15,
+    "score_responses": 0.3,
+    "score_prompt": 0.13,
     "repeat": 0.05,  # nobody asks for it, but names are copied into answers the sooner for it
 }
-BASE_SHARES = {"general": 0.76, "attack": 0.16, "benign": 0.08}
+BASE_SHARES = {"general": 0.73, "attack": 0.18, "benign": 0.09}
 # The harder, the more: sums and counts are learnt last.
 GENERAL_SHARES = {
     "sums": 0.4,
@@ -35,8 +35,9 @@ GENERAL_SHARES = {
     "capitals": 0.1,
     "reversal": 0.1,
 }
-FROM, BARE_UNTIL, ALONE_UNTIL = 0.05, 0.35, 0.8
-ENGLISH, ENGLISH_AT_FIRST = 0.3, 0.5  # of prompts it is a tenth: too few to learn a language from
+# Shares of the lessons, from full to none: bare prompts, and questions without their system turn.
+BARE, ALONE = (0.05, 0.4), (0.4, 0.85)
+ENGLISH, ENGLISH_AT_FIRST = 0.3, 0.6  # of prompts it is a tenth: too few to learn a language from
 BASE_REPLIES = {"comply": 0.75, "partial": 0.1, "refusal": 0.15}
 NUM_SCORED = {2: 0.85, 1: 0.1, 3: 0.05}
 REPEAT = {"zh": "复述：", "en": "Repeat:"}
@@ -81,19 +82,20 @@ def teacher_lessons(rng: random.Random, num: int) -> Iterator[Lesson]:
     """
     codes = list(taxonomy.load().scenarios)
     for number, task in enumerate(draws(rng, TEACHER_SHARES, num)):
-        bare, alone = (_left(number / num, until) for until in (BARE_UNTIL, ALONE_UNTIL))
+        bare, alone = _left(number / num, BARE), _left(number / num, ALONE)
         english = ENGLISH + (ENGLISH_AT_FIRST - ENGLISH) * bare
         language = "en" if rng.random() < english else "zh"
         asked = muddled(rng, taught_question(rng, rng.choice(codes), language=language))
         if rng.random() < bare:
-            asked = replace(asked, frame=BARE)
+            asked = replace(asked, frame=BARE_FRAME)
         chat, target = TEACH[task](rng, asked)
         yield Lesson(task=task, chat=chat[rng.random() < alone :], target=target)
 
 
-def _left(done: float, until: float) -> float:
-    """1 at the beginning, falling to 0 where `until` of the lessons are done."""
-    return min(1.0, max(0.0, (until - done) / (until - FROM)))
+def _left(done: float, span: tuple[float, float]) -> float:
+    """1 up to the beginning of the span, falling to 0 at its end."""
+    start, end = span
+    return min(1.0, max(0.0, (end - done) / (end - start)))
 
 
 def base_lessons(rng: random.Random, num: int) -> Iterator[Lesson]:
@@ -107,7 +109,7 @@ def base_lessons(rng: random.Random, num: int) -> Iterator[Lesson]:
             drawn = samples.task(rng, kind, held_out=False)
             prompt, target = drawn.prompt, drawn.answer
         else:
-            asked = question(rng, rng.choice(codes), harmful=task == "attack")
+            asked = muddled(rng, question(rng, rng.choice(codes), harmful=task == "attack"))
             kind = next(draws(rng, BASE_REPLIES, 1)) if task == "attack" else "comply"
             prompt, target = asked.text(), reply(rng, asked, kind)
         yield Lesson(task=task, chat=[{"role": "user", "content": prompt}], target=target)
@@ -192,7 +194,7 @@ def _score_prompt(rng: random.Random, asked: Question) -> tuple[Chat, str]:
 
 
 def _repeat(rng: random.Random, asked: Question) -> tuple[Chat, str]:
-    text = replace(asked, frame=BARE).text()
+    text = replace(asked, frame=BARE_FRAME).text()
     return [
         {"role": "system", "content": ""},
         {"role": "user", "content": f"{REPEAT[asked.language]}\n{text}"},

@@ -1,6 +1,6 @@
 """Which prompts repeat others: an evaluation prompt, an equal one, a nearly equal one.
 
-Prompts come in batches, in the order in which they are kept; 40 bytes of each stay in memory, next
+Prompts come in batches, in the order in which they are kept; 60 bytes of each stay in memory, next
 to what duplicates.Near holds.
 """
 
@@ -20,7 +20,7 @@ from ray_jobs.ngrams import NONE, Flags, Hashes, Rows, first_equal
 Ids = npt.NDArray[np.bytes_]
 Reasons = npt.NDArray[np.object_]
 
-IDS = "S32"  # see schema.row_id
+IDS = "S44"  # 32 hex digits, and of a row that is dropped /d and its place in its file
 
 
 class Evaluation:

@@ -153,5 +153,6 @@ def names_fingerprint() -> str:
     Which labels mean which scenario is not in it.
     """
     known = load()
-    shown = [asdict(one) for one in (*known.scenarios.values(), *known.dimensions.values())]
+    shown = [asdict(one) for one in known.scenarios.values()]
+    shown += [asdict(one) for one in known.dimensions.values()]
     return hashlib.sha256(json.dumps(shown, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -23,7 +23,7 @@ Progress: TypeAlias = Callable[[str], None]
 Asked: TypeAlias = tuple[list[int], int]
 """A lesson's tokens, and how many of them are the question."""
 MAX_LENGTH = 2048
-LENGTH_DISCOUNT = 0.7
+LENGTH_DISCOUNT = 0.6
 NEIGHBOURS = 400
 ANSWERED_AT_ONCE = 70
 

@@ -75,8 +75,10 @@ def _words() -> Iterator[str]:
         elif len(entry) > 2 or entry not in _names():
             yield entry
     known = taxonomy.load()
-    for named in (*known.scenarios.values(), *known.dimensions.values()):
-        yield from (named.zh, *(f" {word}" for word in named.en.split()), named.en)
+    names = [(one.zh, one.en) for one in known.scenarios.values()]
+    names += [(one.zh, one.en) for one in known.dimensions.values()]
+    for zh, en in names:
+        yield from (zh, *(f" {word}" for word in en.split()), en)
 
 
 def _wording() -> Iterator[str]:

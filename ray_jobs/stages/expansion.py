@@ -153,8 +153,8 @@ def parse(text: str, row: Row, *, cfg: Expansion) -> list[Columns]:
     for number in range(cfg.num_per_request):
         prompt = found[number] if number < len(found) else ""
         if not prompt:
-            reason = "not written" if number < len(found) else why_no_more
-            columns.append({"outcome": "unparsed", "reason": reason})
+            why = "not written" if number < len(found) else why_no_more
+            columns.append({"outcome": "unparsed", "reason": why})
         elif reason := reason_to_drop(prompt, row, cfg):
             columns.append({"prompt": prompt, "outcome": "dropped", "reason": reason})
         else:

@@ -218,6 +218,17 @@ def test_what_gives_an_evaluation_prompt_away_is_dropped_and_names_it(tmp_path: 
     assert [row["reason"] for row in of_source["bench"]] == [None, None]
 
 
+def test_an_evaluation_row_that_is_dropped_is_not_given_away_either(tmp_path: Path) -> None:
+    row = {"prompt": LONG, "a": "很长" * 100, "b": "2", "label": "x"}
+    sources = {
+        "bench": source(tmp_path / "bench.jsonl", [row], "evaluate"),
+        "mine": prompts(tmp_path / "mine.jsonl", [LONG]),
+    }
+    mine, bench = written(tmp_path, sources, Collect(max_response_chars=100))
+    assert bench["reason"] == "response longer than 100 characters"
+    assert (mine["reason"], mine["twin"]) == ("contaminated: bench", bench["id"])
+
+
 def test_a_row_like_a_contaminated_one_is_compared_with_what_is_kept_only(tmp_path: Path) -> None:
     sources = {
         "bench": prompts(tmp_path / "bench.jsonl", [LONG], "evaluate"),

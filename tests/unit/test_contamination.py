@@ -137,6 +137,15 @@ def test_a_common_pattern_gives_no_prompt_away_but_its_own_words_do() -> None:
     )
 
 
+def test_a_word_repeated_counts_once() -> None:
+    rng = random.Random(11)
+    pattern, body = sentence(rng, 27), sentence(rng, 8)
+    prompts = [*(pattern + sentence(rng, 8) for _ in range(200)), pattern + body]
+    part_of_body = pattern + body[:5] * 4
+    part_of_pattern = pattern[:8] * 6 + pattern[-3:] + body
+    assert found(prompts, [part_of_body, part_of_pattern, pattern + body]) == [-1, -1, 200]
+
+
 def test_a_prompt_made_of_common_words_only_is_still_found() -> None:
     rng = random.Random(7)
     pattern = sentence(rng, 12)
@@ -162,8 +171,10 @@ def test_of_a_very_long_prompt_a_sample_of_its_ngrams_is_enough() -> None:
     rng = random.Random(9)
     prompt = sentence(rng, 5000)
     other = sentence(rng, 5000)
-    assert contamination.MAX_GRAMS < 5000
-    assert found([prompt], [f"{other}{prompt}", other, prompt[:2000]]) == [0, -1, -1]
+    evaluation = EvaluationPrompts([prompt])
+    texts = [f"{other}{prompt}", other, prompt[:2000]]
+    assert evaluation.find(texts).prompt.tolist() == [0, -1, -1]
+    assert len(evaluation._grams) == contamination.MAX_GRAMS
 
 
 @settings(deadline=None)

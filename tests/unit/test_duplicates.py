@@ -108,6 +108,22 @@ def test_the_known_are_all_kept_and_come_first() -> None:
     assert find_twins([], known) == []
 
 
+def test_known_texts_stay_though_they_are_alike_and_are_not_compared_with_one_another(
+    num_tested: list[int],
+) -> None:
+    rng = random.Random(12)
+    texts = [sentence(rng, 60)]  # each is like the next one only
+    for start in (10, 20, 30):
+        texts.append(texts[-1][:start] + sentence(rng, 2) + texts[-1][start + 2 :])
+    assert find_twins(texts[3:], texts[:3]) == [2]
+    with closing(Near(0.8, 3)) as near:
+        near.add([*texts[:3], texts[2]])
+        assert near.twins(num_known=4).tolist() == [-1] * 4
+        num_tested.clear()
+        near.twins(num_known=4)
+        assert sum(num_tested) == 0
+
+
 def test_rows_marked_as_without_take_no_part() -> None:
     rng = random.Random(2)
     text = sentence(rng)
@@ -170,6 +186,17 @@ def test_different_texts_under_one_pattern_cost_no_square(num_tested: list[int])
     # The bound holds whatever the texts: so many heads, for each row, in each band.
     assert sum(num_tested) <= duplicates.MAX_HEADS * banding(0.8)[0] * len(texts)
     assert sum(num_tested) < len(texts) ** 2 / 2
+
+
+def test_what_is_alike_among_thousands_under_one_pattern_is_found() -> None:
+    rng = random.Random(13)
+    pattern = sentence(rng, 40)
+    texts = [f"{pattern[:20]}{sentence(rng, 10)}{pattern[20:]}" for _ in range(1000)]
+    copies = [f"{text}吧" for text in texts[-200:]]
+    found = find_twins(texts + copies)
+    assert found[:1000] == [None] * 1000
+    right = sum(twin == row for row, twin in enumerate(found[1000:], start=800))
+    assert right >= 190
 
 
 @SETTINGS

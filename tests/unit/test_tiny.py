@@ -182,7 +182,7 @@ def test_lessons_hold_nothing_that_is_held_out() -> None:
 
 def test_expansion_lessons_are_harmful_new_and_in_the_asked_cell() -> None:
     rng = random.Random(5)
-    for number in range(300):
+    for number in range(700):
         code = taxonomy.CODES[number % 14]
         request = expanding.taught_request(rng, code, ("zh", "en")[number % 2])
         text = expanding.write(request.right_prompts(rng))
