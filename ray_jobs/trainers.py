@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 ALPACA = {"prompt": "instruction", "query": "input"}
 RANKED = {"chosen": "chosen", "rejected": "rejected"}
 
@@ -86,7 +87,7 @@ def _turn(role: str, text: str) -> str:
 
 def encoded(texts: Iterable[str]) -> list[str]:
     """Texts as JSON."""
-    return [json.dumps(text, ensure_ascii=False) for text in texts]
+    return list(map(_encode, texts))
 
 
 class Lines:
