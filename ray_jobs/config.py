@@ -202,7 +202,7 @@ def _judge(where: Where, entry: Any, engines: Mapping[str, EngineConfig]) -> Jud
         )
     rest = {key: value for key, value in entry.items() if key != "backend"}
     built = where.section(JudgeConfig, {**rest, "backend": {"model": backend.model}}, "judge")
-    return replace(built, backend=backend)
+    return replace(built, backend=backend, backend_name=str(entry["backend"]))
 
 
 def _build_data(where: Where, data: dict[str, Any]) -> BuildData:

@@ -38,6 +38,8 @@ class JudgeConfig:
 
     backend: VllmConfig
     """Who answers the rubric. Its placement is the replicas', of which there are `min_actors`."""
+    backend_name: str = field(default="", metadata=NO_EFFECT_ON_ROWS)
+    """The backend's name in `engines`, filled in from the recipe: for messages."""
     host: str = field(default="127.0.0.1", metadata=NO_EFFECT_ON_ROWS)
     """Where `serve run serve.app:build` listens: this machine only, without authentication."""
     port: int = field(default=8000, metadata=NO_EFFECT_ON_ROWS)
@@ -111,7 +113,7 @@ class JudgeEngineConfig:
         if self.url and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"engines.{name}.url: expected http://host:port, found {self.url!r}")
         if not self.url:
-            self.asked.backend.check("<judge.backend>")
+            self.asked.backend.check(self.asked.backend_name)
 
     def open(self) -> JudgeEngine:
         """Reach the judge. EngineStartError where there is none."""
