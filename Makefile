@@ -48,9 +48,12 @@ check: $(READY) ## ruff, mypy and the import rules
 	$(call limit,900) $(BIN)/mypy
 	$(call limit,300) $(BIN)/lint-imports
 
-bench: $(READY) ## benchmarks: ours beside a peer
+bench: $(READY) ## benchmarks: ours beside a peer, and how times grow with the rows
 	$(call limit,3600) $(BIN)/python -m benchmarks.generate
 	$(call limit,3600) $(BIN)/python -m benchmarks.perplexity
+	$(call limit,3600) $(BIN)/python -m benchmarks.near_duplicates
+	$(call limit,3600) $(BIN)/python -m benchmarks.near_duplicates scale
+	$(call limit,3600) $(BIN)/python -m benchmarks.scale_tables
 
 clean: ## remove caches (keeps .venv and out/)
 	rm -rf .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
