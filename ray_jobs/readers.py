@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from ray_jobs import files, formats
 from ray_jobs.publishers import PUBLISHED, WITHOUT_RESPONSES, Found, joined
-from ray_jobs.schema import Language, Role
+from ray_jobs.schema import Role
 
 __all__ = ["Fields", "Found", "Source", "check", "decides", "fingerprint", "read"]
 
@@ -31,6 +31,7 @@ ReaderName = Literal[
     "hub",
 ]
 LANGUAGES = {"zh": "zh", "cn": "zh", "chinese": "zh", "中文": "zh", "en": "en", "english": "en"}
+SourceLanguage = Literal["zh", "en", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,10 @@ class Source:
     """The file, or the hub's folder, on a disk or as s3:// or gs://."""
     role: Role
     """train: exported. analyse: labelled only. evaluate: never trained on. general: plain skill."""
-    language: Language = "zh"
-    """Language of its rows, where they do not say it; it chooses the prompts that models get."""
+    language: SourceLanguage = "zh"
+    """Language of its rows, where they do not say it; it chooses the prompts that models get. auto:
+    zh for a prompt with a Chinese character in it, else en.
+    """
     licence: str
     """Its licence's short name, such as Apache-2.0; it goes with every row into the data card."""
     fields: Fields = field(default_factory=Fields)
@@ -155,7 +158,7 @@ def decides(name: str, source: Source) -> dict[str, Any]:
 def _check_keys(key: str, source: Source) -> None:
     values = (source.reader, source.role, source.language)
     for part, kind, value in zip(
-        ("reader", "role", "language"), (ReaderName, Role, Language), values, strict=True
+        ("reader", "role", "language"), (ReaderName, Role, SourceLanguage), values, strict=True
     ):
         if value not in get_args(kind):
             raise ValueError(

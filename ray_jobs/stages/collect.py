@@ -6,6 +6,7 @@ row in between, only a few numbers are in memory.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,8 +24,9 @@ from ray_jobs.repeats import Evaluation, Ids, Reasons, Repeats
 from ray_jobs.schema import COLLECTED, Language, Role, row_id
 from ray_jobs.tables import Folder, Row, to_table, write_shards
 
-VERSION = 2
+VERSION = 3
 SHARD_ROWS = 5000
+_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 # What rows are compared with is read first.
 READ_ORDER: tuple[Role, ...] = ("evaluate", "train", "analyse", "general")
 
@@ -119,7 +121,7 @@ def _row(name: str, source: Source, found: Found) -> Row:
         "source": name,
         "source_row": found.source_row,
         "role": source.role,
-        "language": found.language or source.language,
+        "language": found.language or _language(prompt, source.language),
         "licence": source.licence,
         "prompt": prompt,
         "source_label": label or None,
@@ -129,6 +131,12 @@ def _row(name: str, source: Source, found: Found) -> Row:
         "outcome": "done",
         "reason": None,
     }
+
+
+def _language(prompt: str, of_source: str) -> str:
+    if of_source != "auto":
+        return of_source
+    return "zh" if _HAN.search(prompt) else "en"
 
 
 def _is_text(value: object) -> TypeGuard[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ def test_a_row_of_no_use_is_kept_with_its_reason(
 def test_a_dropped_prompt_keeps_its_whole_text(tmp_path: Path) -> None:
     (found,) = collected(tmp_path, [{"prompt": "四五六七"}], max_prompt_chars=3)
     assert found["prompt"] == "四五六七"
+
+
+def test_the_language_of_a_row_is_its_own_where_the_source_says_auto(tmp_path: Path) -> None:
+    rows = [{"prompt": "什么是 lock"}, {"prompt": "What is a lock?"}, {"prompt": "，。１２"}]
+    found = written(tmp_path, {"s": replace(source(tmp_path / "s.jsonl", rows), language="auto")})
+    assert [row["language"] for row in found] == ["zh", "en", "en"]
 
 
 def test_a_half_character_in_a_label_does_no_harm(tmp_path: Path) -> None:
