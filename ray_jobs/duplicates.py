@@ -21,6 +21,7 @@ from ray_jobs.ngrams import (
     Flags,
     Hashes,
     Rows,
+    exact_hashes,
     first_equal,
     letters,
     mixed,
@@ -46,8 +47,13 @@ def find_twins(
 ) -> list[int | None]:
     """For each new text the position, in known + new, of the kept text that it repeats, or None.
 
-    Known texts are kept whatever they are; of new ones the earliest.
+    Known texts are kept whatever they are; of new ones the earliest. With `min_similarity` 0 only
+    equal texts repeat one another; for the rest see Near.
     """
+    if not min_similarity:
+        keys = exact_hashes([*known, *new])
+        found = first_equal(keys, np.ones(len(keys), bool))[len(known) :]
+        return [None if twin == NONE else twin for twin in found.tolist()]
     with closing(Near(min_similarity, ngram)) as near:
         near.add(known)
         near.add(new)
@@ -98,9 +104,8 @@ class Near:
         sizes = np.bincount((packed >> SHIFT).astype(np.int64), minlength=len(texts))
         self._sizes.append(sizes)
         self._file.write(grams.tobytes())
-        self._bands.append(
-            self._band_keys(_signatures(grams, sizes, self._num_bands * self._rows_per_band))
-        )
+        signatures = _signatures(grams, sizes, self._num_bands * self._rows_per_band)
+        self._bands.append(self._band_keys(signatures))
 
     def _band_keys(self, signatures: Sketches) -> Sketches:
         """One number a band and row, equal where all of the band's hashes are; (bands, rows)."""
@@ -140,8 +145,7 @@ class Near:
         """The bands, with a bar where that takes a while."""
         from tqdm import tqdm
 
-        few = len(self._size_of) < MANY_ROWS
-        label = f"{'compared':>16}"
+        few, label = len(self._size_of) < MANY_ROWS, f"{'compared':>16}"
         bands: Iterable[int] = tqdm(range(self._num_bands), desc=label, unit="band", disable=few)
         return bands
 

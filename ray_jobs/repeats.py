@@ -6,8 +6,6 @@ to what duplicates.Near holds.
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +13,7 @@ import numpy.typing as npt
 
 from ray_jobs.contamination import EvaluationPrompts, Leaks
 from ray_jobs.duplicates import Near
-from ray_jobs.ngrams import NONE, Flags, Hashes, Rows, first_equal
+from ray_jobs.ngrams import NONE, Flags, Hashes, Rows, exact_hashes, first_equal
 
 Ids = npt.NDArray[np.bytes_]
 Reasons = npt.NDArray[np.object_]
@@ -54,7 +52,7 @@ class Repeats:
         texts = [prompt or "" for prompt in prompts]
         self._ids.append(np.array(ids, IDS))
         self._usable.append(np.array([prompt is not None for prompt in prompts], bool))
-        self._keys.append(_keys(texts))
+        self._keys.append(exact_hashes(texts))
         self._near.add(texts)
         if self._evaluation:
             self._leaks.append(self._evaluation.prompts.find(texts))
@@ -93,10 +91,3 @@ class Repeats:
         only_phrase[only_phrase] = prompts.phrases()[prompt[only_phrase]]
         prompt[only_phrase] = NONE
         return prompt
-
-
-def _keys(texts: Sequence[str]) -> Hashes:
-    """16 bytes of hash of each text in NFC, as two numbers."""
-    forms = (unicodedata.normalize("NFC", text).encode() for text in texts)
-    data = b"".join(hashlib.blake2b(form, digest_size=16).digest() for form in forms)
-    return np.frombuffer(data, np.uint64).reshape(-1, 2)

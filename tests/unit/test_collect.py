@@ -100,7 +100,8 @@ def test_a_dropped_prompt_keeps_its_whole_text(tmp_path: Path) -> None:
 
 
 def test_the_language_of_a_row_is_its_own_where_the_source_says_auto(tmp_path: Path) -> None:
-    rows = [{"prompt": "什么是 lock"}, {"prompt": "What is a lock?"}, {"prompt": "，。１２"}]
+    texts = ["什么是 lock", "What is a lock?", "，。１２"]
+    rows = [{"prompt": text, "a": "一", "b": "二", "label": "x"} for text in texts]
     found = written(tmp_path, {"s": replace(source(tmp_path / "s.jsonl", rows), language="auto")})
     assert [row["language"] for row in found] == ["zh", "en", "en"]
 

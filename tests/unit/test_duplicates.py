@@ -74,6 +74,16 @@ def test_punctuation_case_and_width_make_no_difference() -> None:
     assert find_twins(texts, min_similarity=0) == [None] * 4
 
 
+def test_with_no_similarity_asked_for_only_equal_texts_repeat_one_another() -> None:
+    composed, decomposed = "café", unicodedata.normalize("NFD", "café")
+    assert find_twins([composed, "？", decomposed, "CAFÉ"], ["？", "？"], min_similarity=0) == [
+        None,
+        0,
+        2,
+        None,
+    ]
+
+
 def test_a_letter_changed_in_a_long_sentence_is_a_near_duplicate_in_a_short_one_it_is_not() -> None:
     long = "请问在公共场所使用无线网络的时候应该注意哪些方面的安全问题才能保护好自己的隐私呢"
     assert find_twins([long, long.replace("公共", "公开")]) == [None, 0]

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,7 +165,10 @@ def test_lessons_are_the_same_for_the_same_seed() -> None:
     assert once == again
 
 
-def test_lessons_hold_nothing_that_is_held_out() -> None:
+@pytest.mark.parametrize("taught", [lessons.teacher_lessons, lessons.base_lessons])
+def test_lessons_hold_nothing_that_is_held_out(
+    taught: Callable[[random.Random, int], Iterator[lessons.Lesson]],
+) -> None:
     world = read()
     hidden = [
         name
@@ -174,10 +177,25 @@ def test_lessons_hold_nothing_that_is_held_out() -> None:
         for thing in things
         for name in (thing.called(language), thing.nickname(language))
     ]
-    hidden += [deed.called("zh") for _, deeds in world.couples.values() for deed in deeds]
-    for lesson in lessons.teacher_lessons(random.Random(2), 3000):
+    deeds = [deed for _, some in world.couples.values() for deed in some]
+    both_ways = [one for deed in deeds for one in (deed, deed.twin())]
+    hidden += [deed.called(language) for language in ("zh", "en") for deed in both_ways]
+    tasks = {task.prompt for task in samples.tasks(50, held_out=True)}
+    for lesson in taught(random.Random(2), 3000):
         text = "".join(turn["content"] for turn in lesson.chat) + lesson.target
         assert not any(name in text for name in hidden)
+        assert lesson.chat[-1]["content"] not in tasks
+
+
+def test_lessons_grow_to_whole_questions_in_their_frames() -> None:
+    num = 2000
+    given = list(lessons.teacher_lessons(random.Random(3), num))
+    assert {lesson.task for lesson in given} == set(lessons.TEACH) == set(lessons.TEACHER_SHARES)
+    asked = [lesson for lesson in given if lesson.task != "repeat"]
+    begin, end = asked[: num // 20], asked[-num // 10 :]
+    assert {len(lesson.chat) for lesson in begin} == {1}
+    assert {len(lesson.chat) for lesson in end} == {2}
+    assert {turn["role"] for lesson in end for turn in lesson.chat} == {"system", "user"}
 
 
 def test_expansion_lessons_are_harmful_new_and_in_the_asked_cell() -> None:
