@@ -63,7 +63,7 @@ def _run(job: str, path: str, overrides: list[str]) -> int:
         recipe = config.load(path, overrides)
     except ValueError as error:
         return _say(error, 2)
-    from ray_jobs.engines.seam import EngineStartError
+    from ray_jobs.engines.seam import EngineUnusable
     from ray_jobs.steps import JobFailed
 
     try:
@@ -72,7 +72,7 @@ def _run(job: str, path: str, overrides: list[str]) -> int:
         if not _said_by_us(error):
             raise
         return _say(error, 2)
-    except (JobFailed, EngineStartError) as error:
+    except (JobFailed, EngineUnusable) as error:
         return _say(error, 1)
     except KeyboardInterrupt:
         return _say("stopped; the same command goes on from here", 130)

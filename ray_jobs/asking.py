@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from ray_jobs.asker import Asker, Attempts
-from ray_jobs.engines.seam import EngineConfig, EngineStartError
+from ray_jobs.engines.seam import EngineConfig, EngineUnusable
 from ray_jobs.ledger import Ledger, LedgerConfig
 from ray_jobs.question import Columns, Question, itself  # noqa: F401
 from ray_jobs.tables import DONE, Folder, Table, to_table, write_shards
@@ -58,7 +58,7 @@ def ask(
 
     Rows that the folder's ledger holds are left out. Passes go on until no row is missing; two
     passes in a row without a new answer end the job, and so does an engine that cannot start
-    (EngineStartError).
+    (EngineUnusable).
     """
     book = Ledger(folder, question.parent)
     ids = table.load(["id"], where)["id"].combine_chunks()
@@ -139,8 +139,8 @@ class _Pool:
                 progress(pc.sum(receipt["num_rows"]).as_py())
         except RayError as error:
             self.last_error = str(error).strip().splitlines()[-1]
-            if EngineStartError.__name__ in str(error):
-                raise EngineStartError(_start_error(str(error))) from None
+            if EngineUnusable.__name__ in str(error):
+                raise EngineUnusable(_start_error(str(error))) from None
             if isinstance(error, RayTaskError):
                 raise  # our own code is wrong, no process died: asking again would change nothing
             log.warning(
@@ -188,5 +188,5 @@ class _Pool:
 
 
 def _start_error(text: str) -> str:
-    line = next(line for line in reversed(text.splitlines()) if EngineStartError.__name__ in line)
-    return line.split(f"{EngineStartError.__name__}: ", 1)[-1].strip()
+    line = next(line for line in reversed(text.splitlines()) if EngineUnusable.__name__ in line)
+    return line.split(f"{EngineUnusable.__name__}: ", 1)[-1].strip()

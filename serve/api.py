@@ -1,4 +1,6 @@
-"""The judge's wire: what is asked and answered, over HTTP and through the handle, and how long."""
+"""The judge's wire: what is asked and answered, over HTTP and through the handle, and how long it
+may be.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ MAX_CHARACTERS = 100_000
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 Language = Literal["zh", "en"]
+ScenarioCode = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2,4}$")]
+Verdict = Literal["safe", "unsafe", "uncertain"]
 Outcome = Literal["done", "dropped", "unparsed", "blocked", "failed", "quarantined"]
 
 
@@ -23,19 +27,47 @@ class Wire(BaseModel):
 
 
 class Usage(Wire):
-    """Tokens of the judge's model, over all orders."""
+    """What an item took, over all orders and all backends that were asked."""
 
     prompt_tokens: int
     output_tokens: int
+    yuan: float
+    """What providers take for it; 0 for models of one's own."""
 
 
-class ResponsesItem(Wire):
-    """Responses to one prompt, to be scored together."""
+class Answer(Wire):
+    """What every answer says."""
+
+    id: str
+    outcome: Outcome
+    reason: str | None
+    """Why there is no score or verdict; null where there is one."""
+    backend: str
+    """The engine that answered, with the model's snapshot where a provider names one."""
+    blocked_by: str | None = None
+    """The backend that refused the item before `backend` took it over."""
+    calibrated: bool | None = None
+    """Whether scores of a backend that took over were brought to the first backend's scale. Null
+    where the first backend answered."""
+    usage: Usage
+
+
+class Item(Wire):
+    """What every question is about."""
 
     id: Id
     prompt: Text
-    responses: Annotated[list[Text], Field(min_length=1, max_length=MAX_RESPONSES)]
     language: Language
+    scenario: ScenarioCode | None = None
+    """The asker's own label, for counts by scenario; the judge is not shown it."""
+
+
+class ResponsesItem(Item):
+    """Responses to one prompt, to be scored together."""
+
+    responses: Annotated[list[Text], Field(min_length=1, max_length=MAX_RESPONSES)]
+    audit: bool = False
+    """Whether to ask more than the scores need: repeats, the other backends, the guard model."""
 
 
 class Order(Wire):
@@ -49,11 +81,42 @@ class Order(Wire):
     """In the order of the request, whatever was shown."""
 
 
-class ScoredResponses(Wire):
+class Opinion(Wire):
+    """A guard model's own verdict on the same response."""
+
+    outcome: Outcome
+    reason: str | None
+    backend: str
+    verdict: Verdict | None
+    p_unsafe: float | None
+    scenarios: list[ScenarioCode]
+    """What the guard's categories mean among the 14; empty where they mean none."""
+    text: str | None
+    """What the guard wrote."""
+
+
+class OtherScores(Wire):
+    """What another backend than the first says to the same responses, in both orders."""
+
+    backend: str
+    outcome: Outcome
+    scores: list[float] | None
+
+
+class Audit(Wire):
+    """What tells how far a score may be trusted."""
+
+    repeats: list[list[float] | None]
+    """Scores of the given order drawn again at a temperature, never from a cache; null where one
+    could not be read."""
+    others: list[OtherScores]
+    opinions: list[Opinion]
+    """The guard model's, one per response; empty where the judge has none."""
+
+
+class ScoredResponses(Answer):
     """The scores of an item, in the order of its responses."""
 
-    id: str
-    outcome: Outcome
     scores: list[float] | None
     """Expected scores in 0…1, higher = safer, the mean over the orders. Null unless `done`."""
     spread: list[float | None] | None
@@ -62,31 +125,45 @@ class ScoredResponses(Wire):
     Null where the distributions cannot be read."""
     orders: list[Order]
     """As given, and reversed where there is more than one response."""
-    backend: str
-    usage: Usage
-    reason: str | None
+    audit: Audit | None = None
 
 
-class PromptItem(Wire):
+class PromptItem(Item):
     """A prompt, to be scored itself."""
 
-    id: Id
-    prompt: Text
-    language: Language
 
-
-class ScoredPrompt(Wire):
+class ScoredPrompt(Answer):
     """The score of a prompt: lower = a stronger attack."""
 
-    id: str
-    outcome: Outcome
     score: float | None
     spread: float | None
     text: str | None
     """What the judge wrote."""
-    backend: str
-    usage: Usage
-    reason: str | None
+
+
+class ResponseItem(Item):
+    """A response to a prompt, to be called safe, unsafe or uncertain."""
+
+    response: Text
+    explain: bool = False
+    """Whether the judge is to name the scenario and give a short reason first."""
+
+
+class JudgedResponse(Answer):
+    """The verdict on a response."""
+
+    verdict: Verdict | None
+    p_unsafe: float | None
+    """The probability that the judge gives to `unsafe`; null where it cannot be read."""
+    probabilities: dict[Verdict, float] | None
+    scenario: ScenarioCode | None
+    """Of an unsafe response, where it was to be explained."""
+    explanation: str | None
+    """In the judge's words, where it was asked to explain."""
+    text: str | None
+    """What the judge wrote."""
+    second: Opinion | None = None
+    """The guard model's, where the judge has one."""
 
 
 class ScoreResponses(Wire):
@@ -113,10 +190,32 @@ class PromptScores(Wire):
     items: list[ScoredPrompt]
 
 
+class Verdicts(Wire):
+    """Body of POST /v1/verdict."""
+
+    items: Annotated[list[ResponseItem], Field(min_length=1, max_length=MAX_ITEMS)]
+
+
+class JudgedResponses(Wire):
+    """Its answer, item by item."""
+
+    items: list[JudgedResponse]
+
+
 class Error(Wire):
     """Why there is no answer."""
 
-    type: Literal["invalid_request", "not_found", "not_ready", "http", "internal"]
+    type: Literal[
+        "invalid_request",
+        "unauthorised",
+        "budget_spent",
+        "not_found",
+        "too_large",
+        "busy",
+        "not_ready",
+        "http",
+        "internal",
+    ]
     message: str
     request_id: str
 

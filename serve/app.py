@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cluster.session import connect
 from ray_jobs.engines.judge import JudgeConfig
-from ray_jobs.engines.seam import EngineStartError
+from ray_jobs.engines.seam import EngineUnusable
 
 if TYPE_CHECKING:
     from ray.serve import Application, Deployment
@@ -79,7 +79,7 @@ def up(cfg: JudgeConfig) -> bool:
     """Bring the judge up for a job, and wait until it is ready.
 
     False if it was up, or coming up, by another's hand: then that other takes it down.
-    EngineStartError, in one line, where it is not ready by judge.ready_deadline_s.
+    EngineUnusable, in one line, where it is not ready by judge.ready_deadline_s.
     """
     connect()
     from ray import serve as ray_serve
@@ -118,13 +118,13 @@ def _wait_until_ready(cfg: JudgeConfig, deadline: float) -> None:
     dead = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
     while (status := _status(cfg)) is None or status.status != ApplicationStatus.RUNNING:
         if status is not None and status.status in dead:
-            raise EngineStartError(f"the judge ({cfg.backend.title}) did not start: {_why(status)}")
+            raise EngineUnusable(f"the judge ({cfg.backend.title}) did not start: {_why(status)}")
         _pause(cfg, deadline)
 
 
 def _pause(cfg: JudgeConfig, deadline: float) -> None:
     if time.monotonic() > deadline:
-        raise EngineStartError(
+        raise EngineUnusable(
             f"the judge ({cfg.backend.title}) is not up after {cfg.ready_deadline_s:g} s "
             "(judge.ready_deadline_s): does the cluster have the CPUs and GPUs of its placement?"
         )
@@ -142,6 +142,6 @@ def _why(status: ApplicationStatusOverview) -> str:
     """The engine's own line out of the replica's traceback, or the last line there is."""
     messages = [status.message, *(deployment.message for deployment in status.deployments.values())]
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
-    mark = f"{EngineStartError.__name__}: "
+    mark = f"{EngineUnusable.__name__}: "
     engine = [line.split(mark, 1)[-1] for line in lines if mark in line]
     return (engine or lines or ["no reason given"])[-1]

@@ -20,7 +20,7 @@ from ray import serve as ray_serve
 from starlette.exceptions import HTTPException
 
 from ray_jobs.engines.judge import JudgeConfig
-from ray_jobs.engines.seam import Engine, EngineStartError, Reply, Request
+from ray_jobs.engines.seam import Engine, EngineUnusable, Reply, Request
 from serve import api
 from serve.rubric import Rubric
 
@@ -30,7 +30,7 @@ class WatchedEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.failure: EngineStartError | None = None
+        self.failure: EngineUnusable | None = None
 
     def submit(self, request: Request) -> Future[Reply]:
         """Ask, unless the engine is gone for good."""
@@ -46,7 +46,7 @@ class WatchedEngine:
 
     def _note(self, future: Future[Reply]) -> None:
         error = future.exception()
-        if isinstance(error, EngineStartError):
+        if isinstance(error, EngineUnusable):
             self.failure = error
 
 

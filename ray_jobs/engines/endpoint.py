@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ray_jobs.engines.loop import LoopThread
-from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, EngineStartError, Placement, Reply, Request
+from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, EngineUnusable, Placement, Reply, Request
 from ray_jobs.outcomes import Blocked, Failed, Refused, Unparsed
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ class EndpointConfig:
         """Kind and model, as rows and manifests name the engine."""
         return f"endpoint:{self.model}"
 
+    @property
+    def constrains(self) -> bool:
+        """Only vLLM's server obeys all constraints."""
+        return self.structured_outputs
+
     def identity(self) -> dict[str, Any]:
         """The model, and whether it is held to a form. Where it is served decides nothing."""
         return {"model": self.model, "structured_outputs": self.structured_outputs}
@@ -80,7 +85,7 @@ class EndpointConfig:
             )
 
     def open(self) -> EndpointEngine:
-        """Make the client. EngineStartError where the key's variable is not set."""
+        """Make the client. EngineUnusable where the key's variable is not set."""
         return EndpointEngine(self)
 
 
@@ -92,7 +97,7 @@ class EndpointEngine:
 
         key = os.environ.get(cfg.api_key_env, "") if cfg.api_key_env else "none"
         if not key:
-            raise EngineStartError(
+            raise EngineUnusable(
                 f"{cfg.title}: the environment variable {cfg.api_key_env} (api_key_env) is not set"
             )
         self._cfg = cfg
@@ -105,9 +110,9 @@ class EndpointEngine:
         self._loop = LoopThread("endpoint")
 
     def submit(self, request: Request) -> Future[Reply]:
-        """Ask. EngineStartError from the future where the server knows neither key nor model."""
+        """Ask. EngineUnusable from the future where the server knows neither key nor model."""
         if request.perplexity or request.logprobs_of:
-            raise EngineStartError(f"{self._cfg.title} gives no log-probabilities; use kind vllm")
+            raise EngineUnusable(f"{self._cfg.title} gives no log-probabilities; use kind vllm")
         return self._loop.submit(self._ask(request))
 
     def close(self) -> None:
@@ -158,7 +163,7 @@ class EndpointEngine:
             return Blocked(f"HTTP {status}: {policy}")
         if status in (401, 403, 404):
             advice = {404: "model and base_url"}.get(status, "the key in api_key_env")
-            return EngineStartError(
+            return EngineUnusable(
                 f"{self._cfg.title} at {self._cfg.base_url} says {status}: check {advice}"
             )
         if status in (408, 409, 429) or status >= 500:

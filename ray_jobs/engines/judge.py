@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ray_jobs.engines.loop import LoopThread
-from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, EngineStartError, Placement, Reply, Request
+from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, EngineUnusable, Placement, Reply, Request
 from ray_jobs.engines.vllm import VllmConfig
 from ray_jobs.outcomes import Blocked, Failed, NoAnswer, Quarantined, Refused
 from ray_jobs.prompts import fingerprint
@@ -104,6 +104,11 @@ class JudgeEngineConfig:
         """What keeps every replica's engine full."""
         return self.asked.backend.in_flight * self.asked.backend.placement.min_actors
 
+    @property
+    def constrains(self) -> bool:
+        """Its answers have the wire's form."""
+        return True
+
     def identity(self) -> dict[str, Any]:
         """The judge's. Where it is asked decides nothing."""
         return self.asked.identity()
@@ -116,7 +121,7 @@ class JudgeEngineConfig:
             self.asked.backend.check(self.asked.backend_name)
 
     def open(self) -> JudgeEngine:
-        """Reach the judge. EngineStartError where there is none."""
+        """Reach the judge. EngineUnusable where there is none."""
         return JudgeEngine(self)
 
 
@@ -185,11 +190,11 @@ class _Handle:
 
         self._timeout_s = cfg.timeout_s
         # A replica that died, that Serve is replacing, or whose engine did not come back.
-        self._losses = (RayActorError, RayServeException, EngineStartError)
+        self._losses = (RayActorError, RayServeException, EngineUnusable)
         try:
             self._handle = ray_serve.get_app_handle(cfg.asked.app_name)
         except RayServeException as error:
-            raise EngineStartError(f"there is no judge {cfg.asked.app_name}: {error}") from error
+            raise EngineUnusable(f"there is no judge {cfg.asked.app_name}: {error}") from error
 
     async def ask(self, question: str, item: Item) -> Item:
         response = self._handle.answer.remote(question, item)
@@ -222,15 +227,15 @@ class _Http:
         self._client = httpx.AsyncClient(base_url=self._url, timeout=cfg.timeout_s, limits=limits)
 
     async def check(self) -> None:
-        """EngineStartError where nothing is ready at the URL."""
+        """EngineUnusable where nothing is ready at the URL."""
         import httpx
 
         try:
             status = (await self._client.get("/readyz", timeout=30)).status_code
         except httpx.TransportError as error:
-            raise EngineStartError(f"no judge at {self._url}: {type(error).__name__}") from error
+            raise EngineUnusable(f"no judge at {self._url}: {type(error).__name__}") from error
         if status != 200:
-            raise EngineStartError(f"the judge at {self._url} is not ready: /readyz says {status}")
+            raise EngineUnusable(f"the judge at {self._url} is not ready: /readyz says {status}")
 
     async def ask(self, question: str, item: Item) -> Item:
         import httpx
@@ -246,7 +251,7 @@ class _Http:
             raise _Unreachable(f"HTTP {response.status_code}")
         if response.status_code == 422:
             raise Refused(response.json()["error"]["message"])
-        raise EngineStartError(
+        raise EngineUnusable(
             f"the judge at {self._url} says {response.status_code} to {PATHS[question]}"
         )
 

@@ -47,6 +47,11 @@ class ScriptedConfig:
         """Requests worth keeping in one engine at once."""
         return 64
 
+    @property
+    def constrains(self) -> bool:
+        """Its table is written in the form that is asked for."""
+        return True
+
     def identity(self) -> dict[str, Any]:
         """The table's content."""
         return {"answers": hashlib.sha256(Path(self.answers).read_bytes()).hexdigest()[:16]}

@@ -59,9 +59,13 @@ class Request:
     stop: tuple[str, ...] = ()
     """Texts at which the answer ends; they are not part of it."""
     logprobs_of: tuple[str, ...] = ()
-    """Single tokens whose log-probabilities are wanted at every output position."""
+    """Texts whose log-probabilities are wanted at every output position; what is no single token of
+    the engine's is left out.
+    """
     perplexity: bool = False
     """Nothing is generated: the one turn's text, without template, is scored token by token."""
+    purpose: str = ""
+    """What it is asked for, such as score_responses: a word for ledgers of what was spent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,10 @@ class Reply:
     """Of the prompt's tokens but the first; only where `perplexity` was asked."""
     token_count: int | None = None
     """How many tokens `logprob_sum` is over."""
+    model: str = ""
+    """The model that answered, as a provider names it; empty where the engine's config says all."""
+    yuan: float = 0.0
+    """What a provider takes for it, attempts that gave no answer included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +115,8 @@ class Placement:
             )
 
 
-class EngineStartError(Exception):
-    """An engine that cannot start. One line: which, why, what to do."""
+class EngineUnusable(Exception):
+    """An engine that cannot start, or may not go on. One line: which, why, what to do."""
 
 
 class Engine(Protocol):
@@ -139,6 +147,11 @@ class EngineConfig(Protocol):
     @property
     def in_flight(self) -> int:
         """Requests worth keeping in one engine at once."""
+        ...
+
+    @property
+    def constrains(self) -> bool:
+        """Whether it holds answers to a request's constraint."""
         ...
 
     def identity(self) -> dict[str, Any]:

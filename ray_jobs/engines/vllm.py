@@ -19,7 +19,7 @@ from typing import Any, Literal
 from ray_jobs.engines.models import check_model, content_hash, is_local
 from ray_jobs.engines.seam import (
     NO_EFFECT_ON_ROWS,
-    EngineStartError,
+    EngineUnusable,
     Placement,
     Reply,
     Request,
@@ -73,6 +73,11 @@ class VllmConfig:
         """
         return 2 * self.max_num_seqs
 
+    @property
+    def constrains(self) -> bool:
+        """vLLM decodes under any constraint."""
+        return True
+
     def identity(self) -> dict[str, Any]:
         """Model and revision, or the content of a local folder; precision and length, which change
         what is said.
@@ -100,7 +105,7 @@ class VllmConfig:
             )
 
     def open(self) -> VllmEngine:
-        """Start the engine in this process. EngineStartError, in one line, where it cannot run."""
+        """Start the engine in this process. EngineUnusable, in one line, where it cannot run."""
         return VllmEngine(self)
 
 
@@ -124,8 +129,9 @@ class VllmEngine:
         self._held: dict[str, _Job] = {}
         self._suspects: deque[list[_Job]] = deque()
         self._ids = itertools.count()
-        self._gone: EngineStartError | None = None
+        self._gone: EngineUnusable | None = None
         self._tokenizer_lock = threading.Lock()
+        self._known_tokens: dict[tuple[str, ...], dict[int, str]] = {}
         self._engine = start(cfg)
         self._tokenizer = self._engine.get_tokenizer()
         self._thread = threading.Thread(target=self._work, name="vllm", daemon=True)
@@ -232,19 +238,22 @@ class VllmEngine:
             top_k=sampling.top_k,
             seed=request.seed,
             structured_outputs=structured,
-            logprob_token_ids=[self._token_id(text) for text in request.logprobs_of] or None,
+            logprob_token_ids=list(self._token_ids(request.logprobs_of)) or None,
             output_kind=RequestOutputKind.FINAL_ONLY,
             stop=list(request.stop) or None,
             detokenize=bool(request.stop),  # else decoded once, at the end
         )
 
-    def _token_id(self, text: str) -> int:
-        with self._tokenizer_lock:
-            tokens = self._tokenizer.encode(text, add_special_tokens=False)
-        assert len(tokens) == 1, (
-            f"{text!r} is {len(tokens)} tokens in {self.cfg.model}, one is needed"
-        )
-        return int(tokens[0])
+    def _token_ids(self, texts: tuple[str, ...]) -> dict[int, str]:
+        """Those of the texts that are a single token, by its id."""
+        if texts not in self._known_tokens:
+            with self._tokenizer_lock:
+                encoded = [
+                    (self._tokenizer.encode(text, add_special_tokens=False), text) for text in texts
+                ]
+            known = {int(tokens[0]): text for tokens, text in encoded if len(tokens) == 1}
+            self._known_tokens[texts] = known
+        return self._known_tokens[texts]
 
     def _reply(self, request: Request, output: Any) -> Reply:
         answer = output.outputs[0]
@@ -280,7 +289,7 @@ class VllmEngine:
     def _logprobs(self, request: Request, answer: Any) -> tuple[dict[str, float], ...]:
         if not request.logprobs_of:
             return ()
-        wanted = {self._token_id(text): text for text in request.logprobs_of}
+        wanted = self._token_ids(request.logprobs_of)
         return tuple(
             {wanted[token]: entry.logprob for token, entry in position.items() if token in wanted}
             for position in answer.logprobs
@@ -304,7 +313,7 @@ class VllmEngine:
         self._engine.engine_core.shutdown()
         try:
             self._engine = start(self.cfg)
-        except EngineStartError as error:
+        except EngineUnusable as error:
             self._gone = error
             self._give_up()
             raise

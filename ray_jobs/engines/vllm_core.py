@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs.engines.models import is_local, weight_bytes
-from ray_jobs.engines.seam import EngineStartError
+from ray_jobs.engines.seam import EngineUnusable
 
 if TYPE_CHECKING:
     from ray_jobs.engines.vllm import VllmConfig
@@ -25,7 +25,7 @@ _ADVICE = (
 
 
 def start(cfg: VllmConfig) -> Any:
-    """A running LLMEngine, or EngineStartError: at the deadline, or with vLLM's last words."""
+    """A running LLMEngine, or EngineUnusable: at the deadline, or with vLLM's last words."""
     outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def build() -> None:
@@ -38,12 +38,12 @@ def start(cfg: VllmConfig) -> Any:
     try:
         engine, error = outcome.get(timeout=cfg.placement.start_deadline_s)
     except queue.Empty:
-        raise EngineStartError(
+        raise EngineUnusable(
             f"vLLM engine for {cfg.model}: not up after {cfg.placement.start_deadline_s:g} s "
             "(placement.start_deadline_s)"
         ) from None
     if error is not None:
-        raise EngineStartError(
+        raise EngineUnusable(
             f"vLLM engine for {cfg.model} did not start: {last_line(error)}{_ADVICE}"
         ) from error
     return engine

@@ -18,7 +18,7 @@ from ray import cloudpickle
 from ray.exceptions import RayTaskError
 
 from ray_jobs.asking import ask
-from ray_jobs.engines.seam import EngineStartError, Placement, Reply, Request
+from ray_jobs.engines.seam import EngineUnusable, Placement, Reply, Request
 from ray_jobs.ledger import LedgerConfig
 from ray_jobs.outcomes import Blocked, Failed, Refused, Unparsed
 from ray_jobs.question import Question, itself
@@ -44,7 +44,7 @@ class Obedient:
 
     def open(self) -> Obedient:
         if self.log == "no model":
-            raise EngineStartError("engine x: there is no model")
+            raise EngineUnusable("engine x: there is no model")
         return self
 
     def submit(self, request: Request) -> Future[Reply]:
@@ -172,7 +172,7 @@ def test_a_row_that_kills_its_engine_is_quarantined_and_its_neighbours_are_not(
 
 
 def test_an_engine_that_cannot_start_ends_the_job_with_its_own_words(tmp_path: Path) -> None:
-    with pytest.raises(EngineStartError, match=r"^engine x: there is no model$"):
+    with pytest.raises(EngineUnusable, match=r"^engine x: there is no model$"):
         run(tmp_path, ["fine 1"], Obedient(log="no model"))
 
 

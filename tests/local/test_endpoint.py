@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ray_jobs.engines.endpoint import EndpointConfig, EndpointEngine
-from ray_jobs.engines.seam import Constraint, EngineStartError, Reply, Request, Sampling
+from ray_jobs.engines.seam import Constraint, EngineUnusable, Reply, Request, Sampling
 from ray_jobs.outcomes import Blocked, Failed, Refused, Unparsed
 
 pytestmark = pytest.mark.timeout(60)
@@ -214,7 +214,7 @@ def test_a_request_that_the_server_cannot_take_is_refused(
 def test_a_wrong_key_or_model_ends_the_job_without_showing_the_key(
     ask: Callable[..., Reply], status: int, advice: str
 ) -> None:
-    with pytest.raises(EngineStartError, match=f"says {status}: check .*{advice}") as error:
+    with pytest.raises(EngineUnusable, match=f"says {status}: check .*{advice}") as error:
         ask(refuses(status, "invalid"))
     assert KEY not in str(error.value)
 
@@ -322,7 +322,7 @@ def test_closing_does_not_wait_for_the_server(
 
 def test_a_key_that_is_not_set_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEST_API_KEY", raising=False)
-    with pytest.raises(EngineStartError, match="TEST_API_KEY"):
+    with pytest.raises(EngineUnusable, match="TEST_API_KEY"):
         config(server).open()
 
 
@@ -336,6 +336,6 @@ def test_log_probabilities_are_not_promised(server: Server, ask: Callable[..., R
     ask(says(completion()))
     engine = config(server).open()
     request = Request(chat=[], sampling=Sampling(), seed=0, perplexity=True)
-    with pytest.raises(EngineStartError, match="log-probabilities"):
+    with pytest.raises(EngineUnusable, match="log-probabilities"):
         engine.submit(request)
     engine.close()

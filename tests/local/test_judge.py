@@ -19,7 +19,7 @@ import pytest
 from cluster.session import connect
 from ray_jobs.engines.judge import JudgeConfig, JudgeEngine, JudgeEngineConfig
 from ray_jobs.engines.scripted import ScriptedConfig
-from ray_jobs.engines.seam import EngineStartError, Placement, Reply, Request, Sampling
+from ray_jobs.engines.seam import EngineUnusable, Placement, Reply, Request, Sampling
 from ray_jobs.engines.vllm import VllmConfig
 from ray_jobs.outcomes import Failed, Refused
 
@@ -251,7 +251,7 @@ def test_a_job_brings_its_judge_up_and_takes_it_down(judge: JudgeConfig, tmp_pat
     engine.close()
     app.down(cfg)
     assert set(ray_serve.status().applications) == {judge.app_name}
-    with pytest.raises(EngineStartError, match="no judge"):
+    with pytest.raises(EngineUnusable, match="no judge"):
         JudgeEngineConfig(judge=cfg).open()
 
 
@@ -275,7 +275,7 @@ def test_a_judge_that_cannot_start_ends_the_job_with_the_reason(
     cfg = _scripted(tmp_path, "- {match: x, answer: y}\n")
     Path(cfg.backend.answers).write_text("no table\n")
     started = time.monotonic()
-    with pytest.raises(EngineStartError, match="expected a YAML list"):
+    with pytest.raises(EngineUnusable, match="expected a YAML list"):
         app.up(cfg)
     assert time.monotonic() - started < 60
     app.down(cfg)
