@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ray_jobs.engines.seam import EngineConfig, Reply, Request
+from ray_jobs.engines.seam import EngineConfig, EngineUnusable, Reply, Request
 from ray_jobs.ledger import Ledger, LedgerConfig, ShardWriter
 from ray_jobs.outcomes import NoAnswer, Quarantined, Unparsed
 from ray_jobs.question import Columns, Question
@@ -54,7 +54,7 @@ class Attempts:
 
 class Asker:
     """One engine and the shards it writes: the callable that Ray Data's actors run, many blocks at
-    once.
+    once. An engine that may not go on is asked nothing more; what it has answered is written.
     """
 
     def __init__(
@@ -82,10 +82,12 @@ class Asker:
         self._one_at_a_time = threading.Lock()
         self._lock = threading.Lock()
         self._num_blocks = 0
+        self._stopped = ""
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Ask about the rows of a block; returns a receipt. They are sealed at the latest when the
-        actor falls idle.
+        actor falls idle. Where the engine may not go on, the receipt says so in `stopped`: to raise
+        would end the pass, and with it the actors that still wait for answers.
         """
         import ray
 
@@ -94,49 +96,61 @@ class Asker:
         rows = [row for row in block.to_pylist() if row["id"] not in self._answered]
         ids = [row["id"] for row in rows]
         suspects: list[bool] = ray.get(self._attempts.begin.remote(ids)) if rows else []
-        self._ask_together(
-            [row for row, suspect in zip(rows, suspects, strict=True) if not suspect]
-        )
-        for row in (row for row, suspect in zip(rows, suspects, strict=True) if suspect):
-            self._ask_alone(row)
+        marked = list(zip(rows, suspects, strict=True))
+        num_done = self._ask_together([row for row, suspect in marked if not suspect])
+        num_done += sum(self._ask_alone(row) for row, suspect in marked if suspect)
         self._attempts.end.remote(ids)
         with self._lock:
             self._num_blocks -= 1
             last = self._num_blocks == 0
         if last:
             self._writer.seal()
-        return pa.table(
-            {"num_rows": [len(block)], "num_asked": [len(rows)], "engine_ready": [self._ready]}
-        )
+        num_rows = len(block) - len(rows) + num_done
+        counts = {"num_rows": num_rows, "num_asked": num_done, "engine_ready": self._ready}
+        return pa.Table.from_pylist([{**counts, "stopped": self._stopped}])
 
-    def _ask_together(self, rows: list[Row]) -> None:
+    def _ask_together(self, rows: list[Row]) -> int:
         """Ask about all rows at once; each is written when its own answers are there, whatever the
-        others do.
+        others do. Returns how many were written.
         """
-        asked = [(row, self._submit(row)) for row in rows]
+        asked = [(row, self._submit(row)) for row in rows if not self._stopped]
         row_of = {future: number for number, (_, futures) in enumerate(asked) for future in futures}
         num_open = [len(futures) for _, futures in asked]
+        num_done = 0
         for future in as_completed(row_of):
             number = row_of[future]
             num_open[number] -= 1
             if num_open[number] == 0:
-                self._writer.add(self._children(*asked[number]))
+                num_done += self._write(*asked[number])
+        return num_done
 
-    def _ask_alone(self, row: Row) -> None:
+    def _ask_alone(self, row: Row) -> int:
         import ray
 
         with self._one_at_a_time:
+            if self._stopped:
+                return 0
             num_deaths: int = ray.get([self._attempts.begin_alone.remote(row["id"])])[0]
             if num_deaths < ALONE_STARTS:
                 futures = self._submit(row)
             else:
                 killer: Future[Reply] = Future()
-                killer.set_exception(
-                    Quarantined(f"an engine's actor died {ALONE_STARTS} times over it alone")
-                )
+                why = f"an engine's actor died {ALONE_STARTS} times over it alone"
+                killer.set_exception(Quarantined(why))
                 futures = [killer] * self._question.num_answers
-            self._writer.add(self._children(row, futures))
+            num_done = self._write(row, futures)
         self._attempts.end.remote([row["id"]])
+        return num_done
+
+    def _write(self, row: Row, futures: list[Future[Reply]]) -> int:
+        """Write what a row has become; returns 1, or 0 where the engine would not answer it."""
+        try:
+            children = self._children(row, futures)
+        except EngineUnusable as error:
+            self._stopped = self._stopped or str(error)
+            return 0
+        self._writer.add(children)
+        return 1
 
     def _submit(self, row: Row) -> list[Future[Reply]]:
         question = self._question
@@ -150,6 +164,7 @@ class Asker:
                     constraint=question.constraint,
                     stop=question.stop,
                     perplexity=question.perplexity,
+                    purpose=question.name,
                 )
             )
             for k in range(question.num_answers)

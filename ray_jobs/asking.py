@@ -57,8 +57,8 @@ def ask(
     """Ask `engine` about every row of `table` that fits `where`; returns the shards written.
 
     Rows that the folder's ledger holds are left out. Passes go on until no row is missing; two
-    passes in a row without a new answer end the job, and so does an engine that cannot start
-    (EngineUnusable).
+    passes in a row without a new answer end the job, and so does an engine that cannot start or
+    may not go on (EngineUnusable); what it has answered by then is in the ledger.
     """
     book = Ledger(folder, question.parent)
     ids = table.load(["id"], where)["id"].combine_chunks()
@@ -129,7 +129,7 @@ class _Pool:
 
         refs = [ray.put(block) for block in blocks]
         dataset = self._mapped(refs)
-        started = math.inf
+        started, stopped = math.inf, ""
         try:
             for receipt in dataset.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
@@ -137,6 +137,7 @@ class _Pool:
                 started = min(started, *receipt["engine_ready"].to_pylist())
                 self.num_asked += pc.sum(receipt["num_asked"]).as_py()
                 progress(pc.sum(receipt["num_rows"]).as_py())
+                stopped = stopped or max(receipt["stopped"].to_pylist())
         except RayError as error:
             self.last_error = str(error).strip().splitlines()[-1]
             if EngineUnusable.__name__ in str(error):
@@ -149,6 +150,8 @@ class _Pool:
                 self.last_error,
             )
         self.wall_s += max(0.0, time.time() - started)
+        if stopped:
+            raise EngineUnusable(stopped)
 
     def _mapped(self, refs: list[Any]) -> Any:
         import ray
