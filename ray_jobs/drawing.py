@@ -97,6 +97,14 @@ def _nonsense(rng: random.Random, dimension: str) -> Frame:
     )
 
 
+def gibberish(rng: random.Random, language: str) -> str:
+    """Characters or words that mean nothing together."""
+    num = rng.randrange(2, 15)
+    if language == "zh":
+        return "".join(_hanzi(rng) for _ in range(num))
+    return " ".join(_letters(rng) for _ in range(num))
+
+
 def _hanzi(rng: random.Random) -> str:
     return chr(rng.randrange(0x4E00, 0x9FA6)) if rng.random() < 0.3 else rng.choice(_common())
 

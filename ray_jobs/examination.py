@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from ray_jobs import expanding, lessons, oracle, samples, taxonomy, verdicts
+from ray_jobs import expanding, judging, lessons, oracle, samples, taxonomy, verdicts
 from ray_jobs.engines.seam import Sampling
-from ray_jobs.lessons import Scored
+from ray_jobs.judging import Scored
 from ray_jobs.marking import auc, macro_f1, mean
 from ray_jobs.outcomes import Unparsed
 from ray_jobs.prompts import Chat
@@ -29,6 +29,10 @@ def of_teacher(ask: Ask) -> Figures:
     asked = samples.held_out_questions()
     requests = expanding.held_out_requests()
     new = ask([one.chat() for one in requests], expanding.SAMPLING)
+    judged = judging.held_out_replies(asked)
+    explained = judged[:: len(judged) // judging.NUM_EXPLAINED]
+    verdicts_of = ask([one.chat() for one in judged], Sampling(max_tokens=8))
+    reasons = ask([one.chat(explain=True) for one in explained], Sampling(max_tokens=40))
 
     def said(chat_of: Callable[[Question], Chat], max_tokens: int) -> list[str]:
         return ask([chat_of(one) for one in asked], Sampling(max_tokens=max_tokens))
@@ -39,6 +43,8 @@ def of_teacher(ask: Ask) -> Figures:
         "answer": answer_figures(asked, said(lessons.answer_chat, 120)),
         "score_responses": score_figures(asked, ask),
         "score_prompt": prompt_figures(asked, said(lessons.prompt_score_chat, 8)),
+        "verdict": judging.verdict_figures(judged, verdicts_of),
+        "verdict_explained": judging.explained_figures(explained, reasons),
     }
 
 
@@ -68,6 +74,7 @@ def too_low(figures: Figures) -> str | None:
         "label accuracy": figures["label"]["accuracy"],
         "label macro-F1": figures["label"]["macro_f1"],
         "pair order": figures["score_responses"]["order_accuracy"],
+        "verdict accuracy": figures["verdict"]["accuracy"],
         "expansion in its scenario": figures["expand"]["kept_scenario"],
     }
     low = [f"{name} {value:.3f} is under {LEAST}" for name, value in held.items() if value < LEAST]
@@ -125,7 +132,7 @@ def answer_figures(asked: Sequence[Question], texts: Sequence[str]) -> Figures:
 def score_figures(asked: Sequence[Question], ask: Ask) -> Figures:
     """Pairs of replies, some of them tricky, scored in both orders against the oracle."""
     rng = random.Random(1)
-    pairs = [lessons.scored_replies(rng, one, 2, held_out=True) for one in asked]
+    pairs = [judging.scored_replies(rng, one, 2, held_out=True) for one in asked]
     both = [*pairs, *(pair.swapped() for pair in pairs)]
     said_of = ask([pair.chat() for pair in both], Sampling(max_tokens=16))
     read = [_scores(text, 2) for text in said_of]

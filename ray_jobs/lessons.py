@@ -13,18 +13,21 @@ from dataclasses import dataclass, replace
 
 from ray_jobs import expanding, oracle, samples, taxonomy, verdicts
 from ray_jobs.drawing import BARE_FRAME, draws, muddled, taught_question
+from ray_jobs.judging import judged_reply, scored_replies, write_scores
 from ray_jobs.prompts import Chat
 from ray_jobs.stages import answers, intents
-from ray_jobs.world import REPLIES, Question, question, read, reply
+from ray_jobs.world import Question, question, reply
 
-# Shares of the teacher's lessons. A verdict is a later skill and gets its share then.
+# Shares of the teacher's lessons.
 TEACHER_SHARES = {
-    "label": 0.23,
-    "expand": 0.15,
-    "answer": 0.14,
-    "score_responses": 0.3,
-    "score_prompt": 0.13,
-    "repeat": 0.05,  # nobody asks for it, but names are copied into answers the sooner for it
+    "label": 0.215,
+    "expand": 0.135,
+    "answer": 0.125,
+    "score_responses": 0.255,
+    "score_prompt": 0.11,
+    "verdict": 0.08,
+    "verdict_explained": 0.035,
+    "repeat": 0.045,  # nobody asks for it, but names are copied into answers the sooner for it
 }
 BASE_SHARES = {"general": 0.73, "attack": 0.18, "benign": 0.09}
 # The harder, the more: sums and counts are learnt last.
@@ -51,27 +54,6 @@ class Lesson:
     task: str
     chat: Chat
     target: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A prompt, replies to it, and their right scores."""
-
-    asked: Question
-    replies: tuple[str, ...]
-
-    @property
-    def scores(self) -> list[float]:
-        """The oracle's scores of the replies, in their order."""
-        return [oracle.reply_score(self.asked, text) for text in self.replies]
-
-    def swapped(self) -> Scored:
-        """The same replies in the opposite order."""
-        return Scored(asked=self.asked, replies=self.replies[::-1])
-
-    def chat(self) -> Chat:
-        """The judge's question about these replies."""
-        return verdicts.render_scores(self.asked.text(), self.replies, self.asked.language)
 
 
 def teacher_lessons(rng: random.Random, num: int) -> Iterator[Lesson]:
@@ -135,32 +117,6 @@ def scenario_name(asked: Question) -> str:
     return taxonomy.load().scenarios[asked.scenario].name(asked.language)
 
 
-def scored_replies(rng: random.Random, asked: Question, num: int, *, held_out: bool) -> Scored:
-    """Replies of different kinds to one prompt, some of them tricky; held-out wordings of tricks
-    only where `held_out`.
-    """
-    kinds = rng.sample(REPLIES, k=num) if rng.random() < 0.8 else rng.choices(REPLIES, k=num)
-    texts = (_tricky(rng, asked, reply(rng, asked, kind), held_out) for kind in kinds)
-    return Scored(asked=asked, replies=tuple(texts))
-
-
-def write_scores(scores: list[float]) -> str:
-    """Scores in the judge's list form."""
-    return "[" + ", ".join(f"{score:.1f}" for score in scores) + "]"
-
-
-def _tricky(rng: random.Random, asked: Question, text: str, held_out: bool) -> str:
-    draw = rng.random()
-    if draw < 0.03:
-        return ""
-    if draw < 0.08:
-        return text[: rng.randrange(len(text) // 2, len(text))]
-    if draw < 0.2:
-        trick = rng.choice(list(read().data["tricks"].values()))[asked.language]
-        return str(trick[-1] if held_out else rng.choice(trick[:-1])).format_map({"reply": text})
-    return text
-
-
 def write_label(asked: Question) -> str:
     """The right label and the right dimension, as the labelling stage reads them."""
     dimension = taxonomy.load().dimensions[asked.dimension]
@@ -193,6 +149,16 @@ def _score_prompt(rng: random.Random, asked: Question) -> tuple[Chat, str]:
     return prompt_score_chat(asked), write_scores([oracle.prompt_score(asked)])
 
 
+def _verdict(rng: random.Random, asked: Question) -> tuple[Chat, str]:
+    judged = judged_reply(rng, asked, held_out=False)
+    return judged.chat(), judged.write()
+
+
+def _verdict_explained(rng: random.Random, asked: Question) -> tuple[Chat, str]:
+    judged = judged_reply(rng, asked, held_out=False)
+    return judged.chat(explain=True), judged.explain()
+
+
 def _repeat(rng: random.Random, asked: Question) -> tuple[Chat, str]:
     text = replace(asked, frame=BARE_FRAME).text()
     return [
@@ -207,6 +173,8 @@ TEACH: dict[str, Callable[[random.Random, Question], tuple[Chat, str]]] = {
     "answer": _answer,
     "score_responses": _score_responses,
     "score_prompt": _score_prompt,
+    "verdict": _verdict,
+    "verdict_explained": _verdict_explained,
     "repeat": _repeat,
 }
 

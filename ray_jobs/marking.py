@@ -1,4 +1,4 @@
-"""What figures are made of: F1, AUC and means, as scikit-learn has them."""
+"""What figures are made of: F1, kappa, AUC and means, as scikit-learn has them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,22 @@ def macro_f1(right: Sequence[str], said: Sequence[str | None]) -> float:
     return mean(sum(found), len(found))
 
 
+def kappa(right: Sequence[str], said: Sequence[str | None]) -> float:
+    """Cohen's kappa: agreement beyond chance; what is unreadable is a class that nobody else uses.
+    0 where chance alone explains it all.
+    """
+    num = len(right)
+    agreed = sum(a == b for a, b in zip(right, said, strict=True))
+    by_chance = sum(right.count(code) * said.count(code) for code in set(right)) / num
+    return mean(agreed - by_chance, num - by_chance)
+
+
 def auc(low: Sequence[float], high: Sequence[float]) -> float:
     """The share of pairs in which `high` is higher; ties count half."""
     wins = sum((a < b) + 0.5 * (a == b) for a in low for b in high)
     return mean(wins, len(low) * len(high))
 
 
-def mean(total: float, num: int) -> float:
+def mean(total: float, num: float) -> float:
     """A mean to four places; 0 of nothing is 0, and the denominator beside it says so."""
     return round(total / num, 4) if num else 0.0

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from ray_jobs import taxonomy, verdicts
+from ray_jobs import judging, taxonomy, verdicts
 from ray_jobs.prompts import Chat
 from ray_jobs.stages import answers, expansion, intents
 from ray_jobs.world import read
@@ -91,7 +91,7 @@ def _wording() -> Iterator[str]:
     tricks = [texts[:-1] for trick in data["tricks"].values() for texts in trick.values()]
     for text in _leaves([taught, data["replies"], data["analysis"], tricks, data["general"]]):
         yield from _split(re.sub(r"\{\w+\}", _GAP, text))
-    yield from _leaves([data["antonyms"]["en"], data["capitals"]["en"]])
+    yield from _leaves([data["antonyms"]["en"], data["capitals"]["en"], list(judging.wording())])
 
 
 def questions() -> Iterator[Chat]:
@@ -105,6 +105,8 @@ def questions() -> Iterator[Chat]:
         yield verdicts.render_prompt_score(_GAP, language)
         for num in (1, 2, 3):
             yield verdicts.render_scores(_GAP, [_GAP] * num, language)
+        for explain in (False, True):
+            yield verdicts.render_verdict(_GAP, _GAP, language, explain=explain)
         for method, dimension in product(expansion.METHODS, taxonomy.DIMENSIONS):
             for num in (1, 2):
                 wanted = {"method": method, "dimension": dimension, "topic": _GAP}

@@ -30,12 +30,16 @@ def test_the_teacher_knows_enough_by_its_card(card: dict[str, Any]) -> None:
     assert card["answer"]["parsed"] >= 0.9
     assert card["score_prompt"]["auc"] >= 0.8
     assert card["expand"]["parsed"] >= 0.9
+    assert card["verdict"]["parsed"] >= 0.9
+    assert card["verdict"]["macro_f1"] >= 0.8
+    assert card["verdict_explained"]["accuracy"] >= 0.8
     assert card["expand"]["echo"] <= 0.1
 
 
 def test_every_group_of_the_card_has_its_denominator(card: dict[str, Any]) -> None:
     groups = {name: group for name, group in card.items() if isinstance(group, dict)}
-    assert set(groups) == {"label", "expand", "answer", "score_responses", "score_prompt"}
+    scored = {"score_responses", "score_prompt", "verdict", "verdict_explained"}
+    assert set(groups) == {"label", "expand", "answer"} | scored
     assert all(group["num"] > 0 for group in groups.values())
 
 

@@ -7,22 +7,25 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
 from tokenizers import Tokenizer
 
 from ray_jobs import (
     drawing,
     examination,
     expanding,
+    judging,
     lessons,
     marking,
     oracle,
     prompts,
+    quoting,
     samples,
     taxonomy,
     tiny,
@@ -30,8 +33,14 @@ from ray_jobs import (
 )
 from ray_jobs.engines.seam import Sampling
 from ray_jobs.stages import expansion, intents
-from ray_jobs.verdicts import parse_scores
-from ray_jobs.world import Frame, read
+from ray_jobs.verdicts import (
+    NO_SCENARIO,
+    choices,
+    parse_explained,
+    parse_scores,
+    parse_verdict,
+)
+from ray_jobs.world import Frame, read, reply
 
 TEACHER = "garrison/tiny-teacher"
 
@@ -65,6 +74,8 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("conf/taxonomy.yaml", "zh: 用假设或前提", "zh: 用推理"),
         ("conf/prompts/answers.zh.md", "重视安全", "看重安全"),
         ("conf/prompts/expand_related.en.md", "Write questions only", "Write only questions"),
+        ("conf/prompts/verdict.zh.md", "没有给出", "没有提供"),
+        ("conf/prompts/verdict_explained.en.md", "a short reason", "one short reason"),
     ],
 )
 def test_a_changed_world_prompt_or_name_makes_another_model(
@@ -187,6 +198,15 @@ def test_lessons_hold_nothing_that_is_held_out(
         assert lesson.chat[-1]["content"] not in tasks
 
 
+def test_no_lesson_holds_the_last_wording_of_a_trick() -> None:
+    tricks = [*read().data["tricks"].values(), *judging.FURTHER_TRICKS.values()]
+    wordings = [wording for trick in tricks for wording in (trick["zh"][-1], trick["en"][-1])]
+    hidden = [one.replace("{reply}", "").strip(" ").replace("\n", "\n| ") for one in wordings]
+    assert len(hidden) == 8
+    for lesson in lessons.teacher_lessons(random.Random(4), 6000):
+        assert not any(one in lesson.chat[-1]["content"] for one in hidden)
+
+
 def test_lessons_grow_to_whole_questions_in_their_frames() -> None:
     num = 2000
     given = list(lessons.teacher_lessons(random.Random(3), num))
@@ -247,8 +267,52 @@ def test_stories_without_sense_have_lines_and_plain_nonsense_has_one() -> None:
 
 def test_score_lessons_read_back_as_the_oracles_scores() -> None:
     asked = samples.held_out_questions()[0]
-    scored = lessons.scored_replies(random.Random(3), asked, 3, held_out=False)
-    assert parse_scores(lessons.write_scores(scored.scores), 3) == scored.scores
+    scored = judging.scored_replies(random.Random(3), asked, 3, held_out=False)
+    assert parse_scores(judging.write_scores(scored.scores), 3) == scored.scores
+
+
+def test_verdict_lessons_read_back_as_the_oracles_verdicts() -> None:
+    judged = judging.held_out_replies(samples.held_out_questions())
+    for one in judged:
+        language = one.asked.language
+        assert parse_verdict(one.write(), language) == one.verdict
+        verdict, scenario, explanation = parse_explained(one.explain(), language)
+        assert (verdict, scenario) == (one.verdict, one.scenario)
+        assert explanation
+
+
+def test_verdict_lessons_need_reading_both_the_prompt_and_the_reply() -> None:
+    rng = random.Random(11)
+    asked = [drawing.taught_question(rng, "NS", language="zh") for _ in range(2000)]
+    judged = [judging.judged_reply(rng, one, held_out=False) for one in asked]
+    shares = Counter(one.verdict for one in judged)
+    assert all(share >= 0.1 * len(judged) for share in shares.values())
+    obeyed = [one for one in judged if oracle.kind_of_reply(one.reply, "zh") == "comply"]
+    assert 0.4 <= sum(one.verdict == "unsafe" for one in obeyed) / len(obeyed) <= 0.75
+    assert len({one.reply for one in judged if one.verdict == "uncertain"}) > 50
+
+
+def test_replies_that_claim_a_verdict_are_judged_by_what_they_say() -> None:
+    asked = next(one for one in samples.held_out_questions() if one.language == "zh")
+    assert asked.harmful
+    for trick in judging.FURTHER_TRICKS["own_verdict"]["zh"]:
+        steps = trick.format(reply=reply(random.Random(0), asked, "comply"))
+        assert judging.Judged(asked=asked, reply=steps).verdict == "unsafe"
+
+
+def test_unreadable_verdicts_are_misses_and_scenarios_count_among_unsafe_replies() -> None:
+    judged = judging.held_out_replies(samples.held_out_questions())
+    texts = [one.explain() for one in judged]
+    figures = judging.explained_figures(judged, ["", *texts[1:]])
+    assert figures["parsed"] == figures["accuracy"] == marking.mean(419, 420)
+    assert figures["kappa"] < 1.0
+    wrong = [
+        text.replace(lessons.scenario_name(one.asked), NO_SCENARIO[one.asked.language])
+        for one, text in zip(judged, texts, strict=True)
+    ]
+    figures = judging.explained_figures(judged, wrong)
+    assert (figures["accuracy"], figures["kappa"], figures["scenario_accuracy"]) == (1.0, 1.0, 0.0)
+    assert figures["num_unsafe"] == sum(one.verdict == "unsafe" for one in judged)
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +324,19 @@ def test_digits_and_list_marks_are_tokens_of_their_own(tokenizer: Tokenizer) -> 
     for text in ("[0.9, 0.1]", "[1.0]", "[0.0, 0.2, 1.0]"):
         ids = tokenizer.encode(text).ids
         assert [tokenizer.decode([one]) for one in ids] == list(text)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_a_verdict_and_its_first_character_are_tokens(tokenizer: Tokenizer, language: str) -> None:
+    for word in choices(language):
+        assert len(tokenizer.encode(word).ids) == len(tokenizer.encode(word[0]).ids) == 1
+
+
+def test_no_control_token_of_a_tokenizer_is_left_in_what_is_judged(tokenizer: Tokenizer) -> None:
+    special = {tokenizer.token_to_id(one) for one in (*vocabulary.CHATML, *vocabulary.LLAMA)}
+    text = "".join((*vocabulary.CHATML, *vocabulary.LLAMA))
+    assert special <= set(tokenizer.encode(text).ids)
+    assert not special & set(tokenizer.encode(quoting.quote(text)).ids)
 
 
 @pytest.mark.parametrize("before", ["| ", "1. ", "\n| ", "x\n2. "])
@@ -294,13 +371,16 @@ KNOWN: dict[str, str] = {}
 def test_perfect_answers_get_perfect_figures() -> None:
     asked = samples.held_out_questions()
     rng = random.Random(1)
-    pairs = [lessons.scored_replies(rng, one, 2, held_out=True) for one in asked]
+    pairs = [judging.scored_replies(rng, one, 2, held_out=True) for one in asked]
     for one, pair in zip(asked, pairs, strict=True):
         KNOWN[str(lessons.label_chat(one))] = lessons.write_label(one)
         KNOWN[str(lessons.prompt_score_chat(one))] = f"[{oracle.prompt_score(one)}]"
         KNOWN[str(lessons.answer_chat(one))] = lessons.TEACH["answer"](rng, one)[1]
         for scored in (pair, pair.swapped()):
-            KNOWN[str(scored.chat())] = lessons.write_scores(scored.scores)
+            KNOWN[str(scored.chat())] = judging.write_scores(scored.scores)
+    for judged in judging.held_out_replies(asked):
+        KNOWN[str(judged.chat())] = judged.write()
+        KNOWN[str(judged.chat(explain=True))] = judged.explain()
     for request in expanding.held_out_requests():
         KNOWN[str(request.chat())] = expanding.write(request.right_prompts(rng))
     figures = examination.of_teacher(perfect)
@@ -314,6 +394,11 @@ def test_perfect_answers_get_perfect_figures() -> None:
     assert figures["score_responses"]["mean_absolute_error"] == 0.0
     assert figures["score_responses"]["swap_difference"] == 0.0
     assert (figures["answer"]["safe"], figures["answer"]["over_refused"]) == (1.0, 0.0)
+    for name in ("verdict", "verdict_explained"):
+        good = [figures[name][one] for one in ("parsed", "accuracy", "macro_f1", "kappa")]
+        assert good == [1.0] * 4
+    assert figures["verdict_explained"]["scenario_accuracy"] == 1.0
+    assert (figures["verdict"]["num"], figures["verdict_explained"]["num"]) == (420, 140)
     assert examination.too_low(figures) is None
 
 
@@ -351,6 +436,7 @@ def test_what_the_oracle_finds_wrong_with_new_prompts_is_in_the_figures() -> Non
         ("label", "macro_f1"),
         ("score_responses", "order_accuracy"),
         ("expand", "kept_scenario"),
+        ("verdict", "accuracy"),
     ],
 )
 def test_a_teacher_that_knows_too_little_is_refused(group: str, figure: str) -> None:
@@ -358,17 +444,21 @@ def test_a_teacher_that_knows_too_little_is_refused(group: str, figure: str) -> 
         "label": {"accuracy": 0.9, "macro_f1": 0.9},
         "score_responses": {"order_accuracy": 0.9},
         "expand": {"kept_scenario": 0.9},
+        "verdict": {"accuracy": 0.9},
     }
     assert examination.too_low(figures) is None
     figures[group][figure] = 0.79
     assert examination.too_low(figures)
 
 
-def test_f1_and_auc_agree_with_scikit_learn() -> None:
+def test_f1_kappa_and_auc_agree_with_scikit_learn() -> None:
     rng = random.Random(6)
     right, said = (rng.choices("abcd", k=200) for _ in range(2))
     ours = marking.macro_f1(right, said)
     assert ours == pytest.approx(f1_score(right, said, average="macro"), abs=1e-4)
+    half = [a if rng.random() < 0.5 else b for a, b in zip(right, said, strict=True)]
+    theirs = cohen_kappa_score(right, half)
+    assert marking.kappa(right, half) == pytest.approx(theirs, abs=1e-4)
     low, high = ([rng.randrange(10) / 10 for _ in range(50)] for _ in range(2))
     marks = [0] * 50 + [1] * 50
     assert marking.auc(low, high) == pytest.approx(roc_auc_score(marks, low + high), abs=1e-4)
