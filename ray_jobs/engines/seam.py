@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ray_jobs.prompts import Chat
 
 NO_EFFECT_ON_ROWS = {"decides_rows": False}
+Heard: TypeAlias = Callable[[str], None]
+"""Gets each new piece of an answer's text, in the engine's thread. What it raises ends the request,
+and is what the future then raises: so who no longer listens can stop the engine's work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,8 @@ class Request:
     """Nothing is generated: the one turn's text, without template, is scored token by token."""
     purpose: str = ""
     """What it is asked for, such as score_responses: a word for ledgers of what was spent."""
+    fresh: bool = False
+    """Never answered from a cache: a repeat must be a draw of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +95,8 @@ class Reply:
     """The model that answered, as a provider names it; empty where the engine's config says all."""
     yuan: float = 0.0
     """What a provider takes for it, attempts that gave no answer included."""
+    cached: bool = False
+    """Whether it is a kept reply to the same request: nobody was asked, and `yuan` is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +137,29 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give back what the engine holds."""
         ...
+
+
+@runtime_checkable
+class StreamingEngine(Protocol):
+    """Can hand text over while it is being written."""
+
+    def listen(self, request: Request, heard: Heard) -> Future[Reply]:
+        """Ask. The future's reply has the text of all pieces together."""
+        ...
+
+
+def listen(engine: Engine, request: Request, heard: Heard) -> Future[Reply]:
+    """Ask any engine, and hand the text over: piece by piece where the engine can, else whole."""
+    if isinstance(engine, StreamingEngine):
+        return engine.listen(request, heard)
+    future = engine.submit(request)
+    future.add_done_callback(lambda done: _hand_over(done, heard))
+    return future
+
+
+def _hand_over(done: Future[Reply], heard: Heard) -> None:
+    if not done.cancelled() and done.exception() is None and done.result().text:
+        heard(done.result().text)
 
 
 class EngineConfig(Protocol):

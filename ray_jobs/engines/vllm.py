@@ -20,12 +20,14 @@ from ray_jobs.engines.models import check_model, content_hash, is_local
 from ray_jobs.engines.seam import (
     NO_EFFECT_ON_ROWS,
     EngineUnusable,
+    Heard,
     Placement,
     Reply,
     Request,
 )
-from ray_jobs.engines.vllm_core import last_line, start
-from ray_jobs.outcomes import Quarantined, Refused
+from ray_jobs.engines.vllm_core import first_line, sampling_params, start
+from ray_jobs.engines.vllm_text import Tokens
+from ray_jobs.outcomes import Failed, Quarantined, Refused
 
 DEATHS_ALONE = 2  # once may be a machine's doing; twice, alone in the engine, is the request's
 
@@ -115,6 +117,11 @@ class _Job:
     tokens: list[int]
     params: Any
     future: Future[Reply]
+    heard: Heard | None = None
+    pieces: list[str] = field(default_factory=list)
+    """The text that was handed over."""
+    num_tokens: int = 0
+    """What the pieces took."""
     deaths: int = 0
     """Of cores that it was in."""
     deaths_alone: int = 0
@@ -130,24 +137,38 @@ class VllmEngine:
         self._suspects: deque[list[_Job]] = deque()
         self._ids = itertools.count()
         self._gone: EngineUnusable | None = None
-        self._tokenizer_lock = threading.Lock()
-        self._known_tokens: dict[tuple[str, ...], dict[int, str]] = {}
         self._engine = start(cfg)
-        self._tokenizer = self._engine.get_tokenizer()
-        self._thread = threading.Thread(target=self._work, name="vllm", daemon=True)
+        self._tokens = Tokens(cfg, self._engine.get_tokenizer())
+        if problem := self._tokens.template_problem():
+            self._engine.engine_core.shutdown()
+            raise EngineUnusable(problem)
+        self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
         self._thread.start()
 
     def submit(self, request: Request) -> Future[Reply]:
         """Ask. See the seam for what the future may raise."""
+        return self._submit(request, None)
+
+    def listen(self, request: Request, heard: Heard) -> Future[Reply]:
+        """Ask, and hand each new piece of text over as it comes, from the engine's thread. An
+        answer that was heard in part is not asked again when the core dies: it is `failed`.
+        """
+        assert not request.perplexity, "there is no text to listen to"
+        assert not request.logprobs_of, "log-probabilities come with whole answers only"
+        return self._submit(request, heard)
+
+    def _submit(self, request: Request, heard: Heard | None) -> Future[Reply]:
         future: Future[Reply] = Future()
-        tokens, limit = self._tokenise(request), self.cfg.max_model_len
-        if len(tokens) >= limit:
-            future.set_exception(
-                Refused(f"prompt of {len(tokens)} tokens, max_model_len is {limit}")
-            )
+        try:
+            tokens = self._tokens.encode(request)
+        except Refused as refused:
+            future.set_exception(refused)
             return future
-        params = self._params(request)
-        self._inbox.put(_Job(request=request, tokens=tokens, params=params, future=future))
+        wanted = list(self._tokens.single(request.logprobs_of))
+        params = sampling_params(request, wanted, in_pieces=heard is not None)
+        self._inbox.put(
+            _Job(request=request, tokens=tokens, params=params, future=future, heard=heard)
+        )
         if self._gone:
             self._give_up()
         return future
@@ -158,17 +179,17 @@ class VllmEngine:
         self._thread.join(timeout=30)
         self._engine.engine_core.shutdown()
 
-    def _tokenise(self, request: Request) -> list[int]:
-        with self._tokenizer_lock:  # the tokenizer's truncation state is not safe among threads
-            if request.perplexity:
-                return list(self._tokenizer.encode(request.chat[0]["content"]))
-            if self.cfg.plain_text:
-                text = "\n\n".join(turn["content"] for turn in request.chat)
-                return list(self._tokenizer.encode(text))
-            text = self._tokenizer.apply_chat_template(
-                request.chat, tokenize=False, add_generation_prompt=True
-            )
-            return list(self._tokenizer.encode(text, add_special_tokens=False))
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            # Whoever waits must hear of it, or would wait for ever.
+            unusable = EngineUnusable(f"{self.cfg.title}: {type(error).__name__} in its thread")
+            self._gone = error if isinstance(error, EngineUnusable) else unusable
+            for job in self._held.values():
+                job.future.set_exception(self._gone)
+            self._give_up()
+            raise
 
     def _work(self) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -177,14 +198,32 @@ class VllmEngine:
             try:
                 if not self._admit():
                     return
-                outputs = self._engine.step()
+                for output in self._engine.step():
+                    self._take(output)
             except EngineDeadError:
                 self._recover()
-                continue
-            for output in outputs:
-                if output.finished:
-                    job = self._held.pop(output.request_id)
-                    job.future.set_result(self._reply(job.request, output))
+
+    def _take(self, output: Any) -> None:
+        job = self._held[output.request_id]
+        if job.heard is not None and not self._hand_over(job, job.heard, output):
+            return
+        if output.finished:
+            del self._held[output.request_id]
+            job.future.set_result(self._reply(job, output))
+
+    def _hand_over(self, job: _Job, heard: Heard, output: Any) -> bool:
+        piece = output.outputs[0]
+        job.num_tokens += len(piece.token_ids)
+        if piece.text:
+            job.pieces.append(piece.text)
+            try:
+                heard(piece.text)
+            except Exception as error:  # noqa: BLE001  it is handed on, and ends this request alone
+                del self._held[output.request_id]
+                job.future.set_exception(error)
+                self._engine.abort_request([output.request_id])
+                return False
+        return True
 
     def _admit(self) -> bool:
         """Move waiting jobs into the engine; block while there are none. False at the end."""
@@ -203,96 +242,26 @@ class VllmEngine:
             self._add(next_job)
 
     def _add(self, job: _Job) -> None:
+        from vllm.exceptions import VLLMClientError
+
         if job.deaths == 0 and not job.future.set_running_or_notify_cancel():
             return  # whoever asked no longer waits
         request_id = str(next(self._ids))
         self._held[request_id] = job
         try:
             self._engine.add_request(request_id, {"prompt_token_ids": job.tokens}, job.params)
-        except ValueError as error:  # vLLM refuses the request itself
+        except (ValueError, VLLMClientError) as error:  # vLLM refuses the request itself
             del self._held[request_id]
-            job.future.set_exception(Refused(f"vLLM: {last_line(error)}"))
+            job.future.set_exception(Refused(f"vLLM: {first_line(error)}"))
 
-    def _params(self, request: Request) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
-        if request.perplexity:
-            return SamplingParams(
-                max_tokens=1, temperature=0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
-            )
-        constraint, sampling = request.constraint, request.sampling
-        structured = (
-            None
-            if constraint is None
-            else StructuredOutputsParams(
-                choice=list(constraint.choices) or None,
-                regex=constraint.regex or None,
-                json=constraint.json_schema or None,
-            )
-        )
-        return SamplingParams(
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            seed=request.seed,
-            structured_outputs=structured,
-            logprob_token_ids=list(self._token_ids(request.logprobs_of)) or None,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            stop=list(request.stop) or None,
-            detokenize=bool(request.stop),  # else decoded once, at the end
-        )
-
-    def _token_ids(self, texts: tuple[str, ...]) -> dict[int, str]:
-        """Those of the texts that are a single token, by its id."""
-        if texts not in self._known_tokens:
-            with self._tokenizer_lock:
-                encoded = [
-                    (self._tokenizer.encode(text, add_special_tokens=False), text) for text in texts
-                ]
-            known = {int(tokens[0]): text for tokens, text in encoded if len(tokens) == 1}
-            self._known_tokens[texts] = known
-        return self._known_tokens[texts]
-
-    def _reply(self, request: Request, output: Any) -> Reply:
-        answer = output.outputs[0]
-        if request.perplexity:
-            found = output.prompt_logprobs
-            # The first token has no predecessor, so it is not scored.
-            sums = [found.logprobs[start] for start in found.start_indices[1:]]
-            return Reply(
-                text="",
-                prompt_tokens=len(output.prompt_token_ids),
-                output_tokens=0,
-                finish_reason="stop",
-                logprob_sum=float(sum(sums)),
-                token_count=len(sums),
-            )
-        tokens = answer.token_ids
-        with self._tokenizer_lock:
-            text = self._tokenizer.decode(tokens, skip_special_tokens=True)
-            spelled = (
-                tuple(self._tokenizer.decode([token]) for token in tokens)
-                if request.logprobs_of
-                else ()
-            )
+    def _reply(self, job: _Job, output: Any) -> Reply:
+        if job.heard is None:
+            return self._tokens.reply(job.request, output)
         return Reply(
-            text=answer.text if request.stop else text,
+            text="".join(job.pieces),
             prompt_tokens=len(output.prompt_token_ids),
-            output_tokens=len(tokens),
-            finish_reason=str(answer.finish_reason),
-            tokens=spelled,
-            logprobs=self._logprobs(request, answer),
-        )
-
-    def _logprobs(self, request: Request, answer: Any) -> tuple[dict[str, float], ...]:
-        if not request.logprobs_of:
-            return ()
-        wanted = self._token_ids(request.logprobs_of)
-        return tuple(
-            {wanted[token]: entry.logprob for token, entry in position.items() if token in wanted}
-            for position in answer.logprobs
+            output_tokens=job.num_tokens,
+            finish_reason=str(output.outputs[0].finish_reason),
         )
 
     def _recover(self) -> None:
@@ -308,15 +277,20 @@ class VllmEngine:
                 Quarantined(f"killed its engine {DEATHS_ALONE} times while alone in it")
             )
         else:
-            half = (len(jobs) + 1) // 2
-            self._suspects.extendleft(group for group in (jobs[half:], jobs[:half]) if group)
+            self._ask_again(jobs)
         self._engine.engine_core.shutdown()
-        try:
-            self._engine = start(self.cfg)
-        except EngineUnusable as error:
-            self._gone = error
-            self._give_up()
-            raise
+        self._engine = start(self.cfg)
+
+    def _ask_again(self, jobs: list[_Job]) -> None:
+        again = []
+        for job in jobs:
+            if job.pieces:  # another answer would not go on where this one stopped
+                job.future.set_exception(Failed("the engine died in the middle of the answer"))
+            else:
+                job.num_tokens = 0
+                again.append(job)
+        half = (len(again) + 1) // 2
+        self._suspects.extendleft(group for group in (again[half:], again[:half]) if group)
 
     def _give_up(self) -> None:
         waiting = [job for group in self._suspects for job in group]
@@ -325,4 +299,5 @@ class VllmEngine:
             if (job := self._inbox.get()) is not None:
                 waiting.append(job)
         for job in waiting:
-            job.future.set_exception(self._gone)
+            if not job.future.cancelled():
+                job.future.set_exception(self._gone)

@@ -1,5 +1,5 @@
 """vLLM's core, the child process that holds the model: its arguments, its start with a deadline,
-and the watch over it.
+the watch over it, and what it is asked in its own words.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs.engines.models import is_local, weight_bytes
-from ray_jobs.engines.seam import EngineUnusable
+from ray_jobs.engines.seam import EngineUnusable, Request
 
 if TYPE_CHECKING:
     from ray_jobs.engines.vllm import VllmConfig
@@ -96,6 +96,41 @@ def engine_args(cfg: VllmConfig) -> dict[str, Any]:
     }
 
 
+def sampling_params(request: Request, wanted: list[int], *, in_pieces: bool) -> Any:
+    """A request as vLLM takes it. `wanted`: tokens whose log-probabilities are asked for.
+    `in_pieces`: text comes while it is written; else once, at the end, which is faster.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    if request.perplexity:
+        return SamplingParams(
+            max_tokens=1, temperature=0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
+        )
+    constraint, sampling = request.constraint, request.sampling
+    structured = (
+        None
+        if constraint is None
+        else StructuredOutputsParams(
+            choice=list(constraint.choices) or None,
+            regex=constraint.regex or None,
+            json=constraint.json_schema or None,
+        )
+    )
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=request.seed,
+        structured_outputs=structured,
+        logprob_token_ids=wanted or None,
+        output_kind=RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY,
+        stop=list(request.stop) or None,
+        detokenize=in_pieces or bool(request.stop),  # else decoded once, at the end
+    )
+
+
 def set_environment(cfg: VllmConfig) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -123,6 +158,10 @@ def _check_memory(cfg: VllmConfig, platform: Any) -> None:
         raise MemoryError(
             f"needs {need / GIB:.1f} GiB at the least, the {place} is {have / GIB:.1f} GiB"
         )
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def last_line(error: BaseException) -> str:

@@ -1,0 +1,128 @@
+"""Between a request's text and vLLM's tokens. The tokenizer is not safe among threads, so whoever
+submits and the engine's own thread take turns with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ray_jobs.engines.seam import Reply, Request
+from ray_jobs.outcomes import Refused
+
+if TYPE_CHECKING:
+    from ray_jobs.engines.vllm import VllmConfig
+
+
+class Tokens:
+    """A model's tokenizer, as requests and replies need it."""
+
+    def __init__(self, cfg: VllmConfig, tokenizer: Any) -> None:
+        self._cfg = cfg
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, ...], dict[int, str]] = {}
+
+    def template_problem(self) -> str | None:
+        """Why the model's chat template cannot be used, or None.
+
+        Some (Llama-Guard-3-1B's) take a turn's text only as a list of parts, and leave a plain text
+        out without a word: the model would judge an empty conversation.
+        """
+        from jinja2 import TemplateError
+
+        if self._cfg.plain_text or not getattr(self._tokenizer, "chat_template", None):
+            return None
+        probe = "garrison"
+        with contextlib.suppress(TemplateError):  # it wants other turns than this one
+            if probe not in self._filled([{"role": "user", "content": probe}]):
+                return (
+                    f"vLLM engine for {self._cfg.model}: its chat template leaves out a turn given "
+                    "as plain text; put one that does not beside the model (chat_template.jinja)"
+                )
+        return None
+
+    def encode(self, request: Request) -> list[int]:
+        """The tokens of what is asked. Refused where the template or the length forbids it."""
+        from jinja2 import TemplateError
+
+        with self._lock:
+            try:
+                tokens = self._encode(request)
+            except TemplateError as error:  # such as two turns of the same role
+                raise Refused(f"the model's chat template: {error}") from error
+        limit = self._cfg.max_model_len
+        if len(tokens) >= limit:
+            raise Refused(f"prompt of {len(tokens)} tokens, max_model_len is {limit}")
+        return tokens
+
+    def single(self, texts: tuple[str, ...]) -> dict[int, str]:
+        """Those of the texts that are a single token, by its id."""
+        if texts not in self._known:
+            with self._lock:
+                encoded = [
+                    (self._tokenizer.encode(text, add_special_tokens=False), text) for text in texts
+                ]
+            known = {int(tokens[0]): text for tokens, text in encoded if len(tokens) == 1}
+            self._known[texts] = known
+        return self._known[texts]
+
+    def reply(self, request: Request, output: Any) -> Reply:
+        """What vLLM's last output for the request says."""
+        if request.perplexity:
+            return _perplexity(output)
+        answer = output.outputs[0]
+        with self._lock:
+            text = self._tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+            spelled = (
+                tuple(self._tokenizer.decode([token]) for token in answer.token_ids)
+                if request.logprobs_of
+                else ()
+            )
+        return Reply(
+            text=answer.text if request.stop else text,
+            prompt_tokens=len(output.prompt_token_ids),
+            output_tokens=len(answer.token_ids),
+            finish_reason=str(answer.finish_reason),
+            tokens=spelled,
+            logprobs=self._logprobs(request, answer),
+        )
+
+    def _encode(self, request: Request) -> list[int]:
+        if request.perplexity:
+            return list(self._tokenizer.encode(request.chat[0]["content"]))
+        if self._cfg.plain_text:
+            text = "\n\n".join(turn["content"] for turn in request.chat)
+            return list(self._tokenizer.encode(text))
+        return list(self._tokenizer.encode(self._filled(request.chat), add_special_tokens=False))
+
+    def _filled(self, chat: list[dict[str, str]]) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        )
+
+    def _logprobs(self, request: Request, answer: Any) -> tuple[dict[str, float], ...]:
+        if not request.logprobs_of:
+            return ()
+        wanted = self.single(request.logprobs_of)
+        if not wanted:  # then vLLM was asked for none
+            return ({},) * len(answer.token_ids)
+        return tuple(
+            {wanted[token]: entry.logprob for token, entry in position.items() if token in wanted}
+            for position in answer.logprobs
+        )
+
+
+def _perplexity(output: Any) -> Reply:
+    found = output.prompt_logprobs
+    # The first token has no predecessor, so it is not scored.
+    sums = [found.logprobs[start] for start in found.start_indices[1:]]
+    return Reply(
+        text="",
+        prompt_tokens=len(output.prompt_token_ids),
+        output_tokens=0,
+        finish_reason="stop",
+        logprob_sum=float(sum(sums)),
+        token_count=len(sums),
+    )
