@@ -10,7 +10,17 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from ray_jobs import cells, coverage, distributions, figures, readers, rounds, taxonomy, verdicts
+from ray_jobs import (
+    auditing,
+    cells,
+    coverage,
+    distributions,
+    figures,
+    readers,
+    rounds,
+    taxonomy,
+    verdicts,
+)
 from ray_jobs.bring_up import Models
 from ray_jobs.cards import About
 from ray_jobs.config import Recipe
@@ -182,6 +192,7 @@ def respond(
         candidates,
         {"version": rewards.VERSION},
     )
+    audited = auditing.audit_judge(recipe, models, name, candidates, scored_responses)
     without = sorted(set(cfg.without) & set(selection.SWITCHES))
     selected = Step(
         name=name.of("selected", *selection.SWITCHES),
@@ -200,7 +211,7 @@ def respond(
         inputs=(selected,),
         write=lambda home, tables: files(home, tables[0], recipe),
     )
-    steps = [perplexities, candidates, scored_responses, selected, exported]
+    steps = [perplexities, candidates, scored_responses, *audited, selected, exported]
     return [*fresh, *steps]
 
 

@@ -39,6 +39,11 @@ _MODEL = [
     pa.field("finish_reason", pa.string()),
     _field("engine", pa.string()),
 ]
+_JUDGE = [
+    pa.field("judge", pa.string()),  # the backend that scored, with its snapshot
+    pa.field("blocked_by", pa.string()),  # the one that refused before it took over
+    pa.field("calibrated", pa.bool_()),  # on the first one's scale? null where that one scored
+]
 _PROMPT = [
     _field("id", pa.string()),
     _field("source", pa.string()),
@@ -152,7 +157,7 @@ SCORED_RESPONSES = pa.schema(
         pa.field("score", pa.float64()),
         pa.field("spread", pa.float64()),
         _field("num_scored_together", pa.int32()),
-        pa.field("judge", pa.string()),
+        *_JUDGE,
         *_OUTCOME,
         *_MODEL,
     ]
@@ -163,9 +168,43 @@ SCORED_PROMPTS = pa.schema(
         _field("id", pa.string()),
         pa.field("prompt_score", pa.float64()),
         pa.field("prompt_spread", pa.float64()),
-        pa.field("judge", pa.string()),
+        *_JUDGE,
         *_OUTCOME,
         *_MODEL,
+    ]
+)
+
+AUDITED = pa.schema(
+    [
+        *[SCORED_RESPONSES.field(name) for name in ("id", "prompt_id")],
+        pa.field("scenario", pa.string()),
+        _field("is_original", pa.bool_()),
+        _field("place", pa.int32()),  # among the responses as they were given, from 0
+        *[SCORED_RESPONSES.field(name) for name in ("score_ab", "score_ba", "score", "spread")],
+        pa.field("repeats", pa.list_(pa.float64())),  # null where one could not be read
+        SCORED_RESPONSES.field("num_scored_together"),
+        *_JUDGE,
+        pa.field("other_judge", pa.string()),
+        pa.field("other_score", pa.float64()),  # on that one's own scale
+        pa.field("guard", pa.string()),
+        pa.field("guard_verdict", pa.string()),  # safe | unsafe | uncertain
+        pa.field("guard_p_unsafe", pa.float64()),
+        *_OUTCOME,
+        *_MODEL,
+    ]
+)
+
+TRUST = pa.schema(
+    [
+        _field("id", pa.string()),  # <figure>, or <figure>/<group>
+        _field("figure", pa.string()),
+        pa.field("group", pa.string()),  # a scenario or a judge, where the figure is of one
+        pa.field("value", pa.float64()),  # null where it cannot be told: `note` says why
+        pa.field("low", pa.float64()),  # of its 95 % interval
+        pa.field("high", pa.float64()),
+        _field("num", pa.int64()),  # what it is taken over
+        _field("unit", pa.string()),  # what `num` counts
+        pa.field("note", pa.string()),
     ]
 )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,12 @@ import pyarrow.compute as pc
 from ray_jobs.quotas import Floats, Ints, quantiles_or_wider
 from ray_jobs.tables import DONE, Table
 
+Bools: TypeAlias = npt.NDArray[np.bool_]
+
 NONE = -1
 """Stands for a null among whole numbers; among the others it is NaN."""
+FOREIGN = ~pc.field("calibrated")
+"""Scores of a backend that took over, on a scale of its own: they are not mixed with the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,8 @@ class Prompts:
     dimension: Ints
     num_chars: Ints
     prompt_score: Floats
+    is_foreign: Bools
+    """Whether there is a score of it, on another judge's scale; `prompt_score` is NaN then."""
     perplexity: Floats
 
 
@@ -42,8 +49,10 @@ class Responses:
     ids: pa.Array
     prompt: Ints
     """The number of its prompt."""
-    is_original: npt.NDArray[np.bool_]
+    is_original: Bools
     score: Floats
+    is_foreign: Bools
+    """Whether there is a score of it, on another judge's scale; `score` is NaN then."""
     num_scored_together: Ints
 
 
@@ -61,6 +70,9 @@ def gather(
     response_ids = responses["id"].combine_chunks()
     score, together = _joined(response_ids, [scored_responses], "score", "num_scored_together")
     (prompt_score,) = _joined(ids, scored_prompts, "prompt_score")
+    is_foreign = _foreign(response_ids, [scored_responses])
+    is_foreign_prompt = _foreign(ids, scored_prompts)
+    score[is_foreign] = together[is_foreign] = prompt_score[is_foreign_prompt] = np.nan
     logprob_sum, token_count = _joined(ids, [perplexity], "logprob_sum", "token_count")
     token_count[token_count == 0] = np.nan  # a prompt of one token: there is nothing to score
     scenarios, scenario = _coded(prompts["scenario"])
@@ -73,6 +85,7 @@ def gather(
         dimension=dimension,
         num_chars=_ints(prompts["num_chars"]),
         prompt_score=prompt_score,
+        is_foreign=is_foreign_prompt,
         perplexity=np.exp(-logprob_sum / token_count),
     )
     return known, Responses(
@@ -80,6 +93,7 @@ def gather(
         prompt=np.repeat(np.arange(len(ids)), _ints(prompts["num_responses"])),
         is_original=_bools(pc.match_substring_regex(response_ids, r"/o\d+$")),
         score=score,
+        is_foreign=is_foreign,
         num_scored_together=np.nan_to_num(together, nan=NONE).astype(np.int64),
     )
 
@@ -166,6 +180,15 @@ def _joined(ids: pa.Array, tables: Sequence[Table | None], *names: str) -> list[
     return joined
 
 
+def _foreign(ids: pa.Array, tables: Sequence[Table | None]) -> Bools:
+    """Whether a table has a score for the id that is on another judge's scale."""
+    found = [table.load(["id"], FOREIGN)["id"] for table in tables if table is not None]
+    if not found:
+        return np.zeros(len(ids), np.bool_)
+    foreign = pa.chunked_array([chunk for column in found for chunk in column.chunks], pa.string())
+    return _bools(pc.is_in(ids, value_set=foreign))
+
+
 def _coded(column: pa.ChunkedArray) -> tuple[list[str], Ints]:
     """The names there are, sorted, and the number of each row's, NONE for null."""
     names: list[str] = sorted(pc.unique(column).drop_null().to_pylist())
@@ -177,5 +200,5 @@ def _ints(column: pa.ChunkedArray) -> Ints:
     return np.asarray(column.to_numpy(), np.int64)
 
 
-def _bools(column: pa.Array) -> npt.NDArray[np.bool_]:
+def _bools(column: pa.Array) -> Bools:
     return np.asarray(column.to_numpy(zero_copy_only=False), np.bool_)

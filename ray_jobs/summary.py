@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table as Screen
 
-from ray_jobs import cells, taxonomy
+from ray_jobs import cells, taxonomy, trust
 from ray_jobs.config import Recipe
 from ray_jobs.coverage import coverage_lines
 from ray_jobs.outcomes import OUTCOMES
@@ -25,7 +25,8 @@ def print_summary(recipe: Recipe, tables: Mapping[str, Table]) -> None:
     console.print(_steps(tables))
     selected, exported = _found(tables, "selected"), _found(tables, "exported")
     cover = _coverage(recipe, tables)
-    for line in ("", *_scenarios(selected), "", *cover, *_rest(tables, selected)):
+    rest = [*_rest(tables, selected), *_trust(tables)]
+    for line in ("", *_scenarios(selected), "", *cover, *rest):
         console.print(line, highlight=False, soft_wrap=True)
     where = f"{exported.folder.uri}/{exported.manifest['fingerprint']}/"
     console.print(f"data set    {where}", soft_wrap=True)
@@ -34,7 +35,14 @@ def print_summary(recipe: Recipe, tables: Mapping[str, Table]) -> None:
 
 def _found(tables: Mapping[str, Table], step: str) -> Table:
     """The table of a step, whatever the run did without."""
-    return next(table for name, table in tables.items() if name.partition("-without-")[0] == step)
+    found = _maybe_found(tables, step)
+    assert found is not None, f"there is no step {step}"
+    return found
+
+
+def _maybe_found(tables: Mapping[str, Table], step: str) -> Table | None:
+    named = (table for name, table in tables.items() if name.partition("-without-")[0] == step)
+    return next(named, None)
 
 
 def _coverage(recipe: Recipe, tables: Mapping[str, Table]) -> list[str]:
@@ -96,3 +104,9 @@ def _rest(tables: Mapping[str, Table], selected: Table) -> list[str]:
         f"not chosen  {dropped or 'none'}",
         f"unmapped    {num_unmapped} of {num_labels} labels mean no scenario (conf/taxonomy.yaml)",
     ]
+
+
+def _trust(tables: Mapping[str, Table]) -> list[str]:
+    """How far the judge may be trusted; nothing where it was not audited."""
+    found = _maybe_found(tables, "trust")
+    return [] if found is None else trust.lines(found.load().to_pylist())

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.compute as pc
 
+from ray_jobs import wire
 from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS
-from ray_jobs.outcomes import Unparsed
 from ray_jobs.prompts import Chat
 from ray_jobs.question import Columns, Question, itself
 from ray_jobs.schema import ANSWERED, CANDIDATES, SCORED_PROMPTS, SCORED_RESPONSES
 from ray_jobs.tables import DONE, Row, Table
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,53 +91,28 @@ def prompts_question() -> Question:
 
 def render_responses(row: Row) -> Chat:
     """The judge's wire item: see serve/api.py."""
-    return _item("score_responses", row, {"responses": row["responses"]})
+    return wire.item("score_responses", row, {"responses": row["responses"]})
 
 
 def render_prompt(row: Row) -> Chat:
     """The judge's wire item: see serve/api.py."""
-    return _item("score_prompt", row, {})
+    return wire.item("score_prompt", row, {})
 
 
 def parse_responses(text: str, row: Row) -> list[Columns]:
     """One set of columns per response, in the row's order."""
-    said = _read(text)
-    forward, *backward = [order["scores"] for order in said["orders"]]
-    num = len(row["responses"])
-    assert len(forward) == num == len(said["scores"]), "the judge scored another number"
-    return [
-        {
-            "score_ab": forward[k],
-            "score_ba": backward[0][k] if backward else None,
-            "score": said["scores"][k],
-            "spread": said["spread"][k],
-            "judge": said["backend"],
-        }
-        for k in range(num)
-    ]
+    return [*wire.responses(wire.read(text), len(row["responses"]))]
 
 
 def parse_prompt(text: str, row: Row) -> dict[str, Any]:
     """The prompt's score and its spread."""
-    said = json.loads(text)
+    said = wire.read(text)
     return {
         "prompt_score": said["score"],
         "prompt_spread": said["spread"],
         "judge": said["backend"],
+        **wire.taken_over(said),
     }
-
-
-def _read(text: str) -> Any:
-    said = json.loads(text)
-    if said["outcome"] == "unparsed":
-        raise Unparsed(f"judge: {said['reason']}")
-    return said
-
-
-def _item(question: str, row: Row, extra: dict[str, Any]) -> Chat:
-    item = {name: row[name] for name in ("id", "prompt", "language")}
-    text = json.dumps({"question": question, **item, **extra}, ensure_ascii=False)
-    return [{"role": "user", "content": text}]
 
 
 def _responses(row: Row) -> list[Columns]:

@@ -14,18 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_jobs import slices
+from ray_jobs import slices, wire
 from ray_jobs.quotas import Floats, Ints, draw, draws, fair_shares, places
 from ray_jobs.schema import SELECTED
 from ray_jobs.scores import NONE, Prompts, Ranks, Responses, gather, numbers_of, rank
 from ray_jobs.tables import Table
 from ray_jobs.taxonomy import check_code
 
-VERSION = 2
+VERSION = 3
 SCORES = frozenset({"perplexity", "response_score", "prompt_score"})
 SWITCHES = SCORES | {"selection"}
 """What an ablation may do without, as far as selection is concerned."""
 REASONS = (
+    wire.NOT_MIXED,
+    f"prompt {wire.NOT_MIXED}",
     "unscored",
     "prompt unscored",
     "no perplexity",
@@ -197,6 +199,8 @@ def _checks(
         each = [cfg.limit(name, code) for code in prompts.scenarios]
         return np.array([*each, np.nan])[scenario]  # no scenario, no limit: it reads the last
 
+    yield "response_score", wire.NOT_MIXED, responses.is_foreign
+    yield "prompt_score", f"prompt {wire.NOT_MIXED}", prompts.is_foreign[of]
     yield "response_score", "unscored", np.isnan(responses.score)
     yield "prompt_score", "prompt unscored", np.isnan(prompt_score)
     yield "perplexity", "no perplexity", np.isnan(prompts.perplexity)[of]

@@ -79,9 +79,12 @@ def test_everything_known_of_the_prompt_goes_on_with_it(tmp_path: Path) -> None:
     assert batch.to_pylist() == [expected]
 
 
-def test_a_prompt_score_that_could_not_be_read_stays_away(tmp_path: Path) -> None:
+def test_a_prompt_score_that_could_not_be_read_or_is_on_another_scale_stays_away(
+    tmp_path: Path,
+) -> None:
     rows = [labelled(name, "侮辱") for name in "abcd"]
-    scores = [scored("d", 0.0), scored("b", None, "unparsed"), scored("a", 0.75)]
+    scores = [scored("d", 0.0), scored("b", None, "unparsed"), scored("c", 0.4, "dropped")]
+    scores.append(scored("a", 0.75))
     (batch,) = placed(tmp_path, [rows], scores)
     assert batch["prompt_score"].to_pylist() == [0.75, None, None, 0.0]
 

@@ -13,7 +13,8 @@ from ray_jobs.build_data import plan
 
 TINY = str(Path(__file__).resolve().parents[2] / "conf" / "tiny.yaml")
 LAST = ["selected", "exported"]
-SCORED = ["candidates", "scored_responses", *LAST]
+AUDIT = ["to_audit", "audited", "trust"]
+SCORED = ["candidates", "scored_responses", *AUDIT, *LAST]
 
 
 def fingerprints(*keys: str) -> dict[str, str]:
@@ -30,7 +31,7 @@ def test_a_round_of_expansion_has_steps_of_its_own() -> None:
         steps = ["wanted", "expanded", "labelled", "scored_prompts", "placed"]
         first = names.index(f"wanted-r{number}")
         assert names[first : first + 5] == [f"{step}-r{number}" for step in steps]
-    assert names[-6:-1] == ["answered", "perplexity", "candidates", "scored_responses", "selected"]
+    assert names[-9:] == ["answered", "perplexity", *SCORED]
 
 
 def test_nothing_is_expanded_where_no_target_is_set() -> None:
@@ -60,6 +61,15 @@ def test_each_ablation_changes_what_it_says_and_nothing_else(
     assert all("-r" in name for name in gone) if switch == "expansion" else not gone - {"answered"}
     for step in changed:
         assert ablated[f"{step}-without-{switch}"] != whole[step]
+
+
+def test_the_audit_decides_nothing_but_itself() -> None:
+    whole, none = fingerprints(), fingerprints("build_data.audit.num=0")
+    assert [name for name in whole if name not in none] == AUDIT
+    assert all(none[name] == whole[name] for name in none)
+    fewer, oftener = fingerprints("build_data.audit.num=7"), fingerprints("judge.num_repeats=9")
+    assert [name for name in whole if fewer[name] != whole[name]] == AUDIT
+    assert [name for name in whole if oftener[name] != whole[name]] == AUDIT[1:]
 
 
 def test_one_more_round_leaves_the_others_as_they_are() -> None:

@@ -59,17 +59,20 @@ def candidate(
     }
 
 
+BACKEND = {"judge": "j", "blocked_by": None, "calibrated": None}
+
+
 def scored(row_id: str, score: float | None, together: int = 2) -> Row:
     numbers = dict.fromkeys(("score_ab", "score_ba", "score", "spread"), score)
     outcome = {"outcome": "unparsed" if score is None else "done", "reason": None}
     name = {"id": row_id, "prompt_id": row_id.rpartition("/")[0], "num_scored_together": together}
-    return {**name, **numbers, "judge": "j", **outcome, **MODEL}
+    return {**name, **numbers, **BACKEND, **outcome, **MODEL}
 
 
 def scored_prompt(row_id: str, score: float | None) -> Row:
     outcome = {"outcome": "failed" if score is None else "done", "reason": None}
-    numbers = {"prompt_score": score, "prompt_spread": 0.0, "judge": "j"}
-    return {"id": row_id, **numbers, **outcome, **MODEL}
+    numbers = {"prompt_score": score, "prompt_spread": 0.0}
+    return {"id": row_id, **numbers, **BACKEND, **outcome, **MODEL}
 
 
 def likely(row_id: str, perplexity_log: float | None, token_count: int = 4) -> Row:
@@ -215,6 +218,7 @@ def test_each_dropped_response_says_why(tmp_path: Path) -> None:
     assert set(wanted.values()) - {None} == set(selection.REASONS) - {
         "not the best response",
         "not drawn",
+        *FOREIGN,
     }
     found = {row["prompt_id"]: row["reason"] for row in world.selected(cfg)}
     assert found == wanted
@@ -227,6 +231,37 @@ def test_only_rows_that_are_done_carry_numbers(tmp_path: Path) -> None:
     (row,) = pa.concat_tables(select(*tables, ALL, frozenset(), 7)).to_pylist()
     assert row["reason"] == "unscored"
     assert row["score"] is row["quantile"] is row["num_scored_together"] is None
+
+
+FOREIGN = (
+    "scored by another judge, without calibration",
+    "prompt scored by another judge, without calibration",
+)
+
+
+@pytest.mark.parametrize("outcome", ["dropped", "done"])
+def test_scores_on_another_judges_scale_are_not_mixed(tmp_path: Path, outcome: str) -> None:
+    over = {"blocked_by": "p", "calibrated": False, "outcome": outcome}
+    world = World(folder=tmp_path, candidates=[candidate(name, ["答"]) for name in "abcd"])
+    scores = {"a": scored("a/o0", 0.9, 1) | over, "b": scored("b/o0", 0.8, 1)}
+    scores["c"] = scored("c/o0", 0.7, 1) | over | {"calibrated": True, "outcome": "done"}
+    scores["d"] = scored("d/o0", None, 1)
+    prompts = [scored_prompt(name, 0.5) for name in "acd"]
+    prompts.append(scored_prompt("b", 0.1) | over)
+    tables: list[Any] = list(world.tables())
+    tables[1] = world.table([*scores.values()], SCORED_RESPONSES)
+    tables[2] = [world.table(prompts, SCORED_PROMPTS)]
+    rows = pa.concat_tables(select(*tables, ALL, frozenset(), 7)).to_pylist()
+    found = {row["prompt_id"]: row for row in rows}
+    reasons = {name: row["reason"] for name, row in found.items()}
+    assert reasons == {"a": FOREIGN[0], "b": FOREIGN[1], "c": None, "d": "unscored"}
+    assert found["a"]["score"] is found["a"]["quantile"] is None
+    assert found["a"]["num_scored_together"] is None
+    assert found["b"]["prompt_score"] is found["b"]["prompt_quantile"] is None
+    # They have no place among the others: of b and c, c is the lower half.
+    assert [found[name]["quantile"] for name in "bc"] == [0.75, 0.25]
+    without = pa.concat_tables(select(*tables, ALL, frozenset({"response_score"}), 7)).to_pylist()
+    assert {row["prompt_id"] for row in without if row["reason"] is None} == {"a", "c", "d"}
 
 
 def test_a_prompt_that_two_tables_have_scored_is_refused(tmp_path: Path) -> None:
