@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 from cluster import session
 from ray_jobs import tiny
 from ray_jobs.asking import ask
-from ray_jobs.config import Recipe, cache, placed
-from ray_jobs.engines.judge import JudgeConfig, JudgeEngineConfig
+from ray_jobs.config import Recipe, cache, placed, placed_judge
+from ray_jobs.engines.judge import JudgeEngineConfig
 from ray_jobs.engines.seam import EngineConfig
 from ray_jobs.engines.vllm import VllmConfig
+from ray_jobs.judge import JudgeConfig
 from ray_jobs.question import Question
 from ray_jobs.steps import Step, Written
 from ray_jobs.tables import DONE, Folder, Table
@@ -69,9 +70,10 @@ class Models:
     def _bring_up(self, name: str) -> None:
         session.connect()
         asked, engine = self._recipe.engines[name], self._engines[name]
-        model: EngineConfig = asked.asked.backend if isinstance(asked, JudgeEngineConfig) else asked
-        if isinstance(model, VllmConfig) and model.model in tiny.NAMES:
-            tiny.ensure(model.model, cache(), log.info)
+        parts = dict(asked.asked.engines()) if isinstance(asked, JudgeEngineConfig) else {"": asked}
+        for model in parts.values():
+            if isinstance(model, VllmConfig) and model.model in tiny.NAMES:
+                tiny.ensure(model.model, cache(), log.info)
         if not isinstance(engine, JudgeEngineConfig):
             if engine.placement.gpus:
                 self._give_gpus_back()
@@ -79,13 +81,19 @@ class Models:
             self._bring_up_judge(engine.asked)
 
     def _bring_up_judge(self, judge: JudgeConfig) -> None:
-        if judge.app_name not in self._judges and serve_app.up(judge):
+        if judge.app_name not in self._judges and serve_app.up(judge, cache()):
             self._judges[judge.app_name] = judge
             self._stack.callback(self._take_down, judge)
+            self._warn(judge)
+
+    def _warn(self, judge: JudgeConfig) -> None:
+        trust = serve_app.trust(judge)
+        if trust and trust["alarm"]:
+            log.warning("the judge %s: %s", judge.title, trust["alarm"])
 
     def _give_gpus_back(self) -> None:
         # On one card an engine and the judge take turns.
-        for judge in [one for one in self._judges.values() if one.backend.placement.gpus]:
+        for judge in [one for one in self._judges.values() if one.needs_gpus]:
             self._take_down(judge)
 
     def _take_down(self, judge: JudgeConfig) -> None:
@@ -96,8 +104,7 @@ class Models:
 def _placed(engine: EngineConfig) -> EngineConfig:
     """The engine with an embedded model's name replaced by its folder."""
     if isinstance(engine, JudgeEngineConfig):
-        backend = placed(engine.asked.backend)
-        return replace(engine, judge=replace(engine.asked, backend=backend))
+        return replace(engine, judge=placed_judge(engine.asked))
     if isinstance(engine, VllmConfig):
         return placed(engine)
     return engine

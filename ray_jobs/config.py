@@ -12,15 +12,18 @@ from typing import Any
 from ray_jobs import catalogue, tiny
 from ray_jobs.cells import Diversity
 from ray_jobs.engines.endpoint import EndpointConfig
-from ray_jobs.engines.judge import JudgeConfig, JudgeEngineConfig
+from ray_jobs.engines.dashscope import DashScopeConfig
+from ray_jobs.engines.judge import JudgeEngineConfig
 from ray_jobs.engines.models import is_local
 from ray_jobs.engines.scripted import ScriptedConfig
 from ray_jobs.engines.seam import EngineConfig
 from ray_jobs.engines.vllm import VllmConfig
+from ray_jobs.judge import JudgeConfig
 from ray_jobs.ledger import LedgerConfig
 from ray_jobs.readers import Source
 from ray_jobs.sections import Where, merge
 from ray_jobs.stages.answers import Answers
+from ray_jobs.stages.audit import Audit
 from ray_jobs.stages.collect import Collect
 from ray_jobs.stages.expansion import Expansion
 from ray_jobs.stages.export import Export
@@ -33,6 +36,7 @@ from ray_jobs.steps import WhenChanged
 KINDS: dict[str, type[Any]] = {
     "vllm": VllmConfig,
     "endpoint": EndpointConfig,
+    "dashscope": DashScopeConfig,
     "scripted": ScriptedConfig,
     "judge": JudgeEngineConfig,
 }
@@ -58,6 +62,7 @@ class BuildData:
     answers: Answers
     perplexity: Perplexity
     rewards: Rewards
+    audit: Audit
     selection: Selection
     export: Export
     without: tuple[str, ...]
@@ -74,6 +79,8 @@ class BuildData:
         names = ["intents", "answers", "perplexity", "rewards"]
         if self.num_rounds:
             stages, names = [*stages, self.expansion], [*names, "expansion"]
+        if self.audit.engine:  # else that of rewards
+            stages, names = [*stages, self.audit], [*names, "audit"]
         return {
             f"build_data.{name}.engine": stage.engine
             for name, stage in zip(names, stages, strict=True)
@@ -115,6 +122,15 @@ def placed(engine: VllmConfig) -> VllmConfig:
     )
 
 
+def placed_judge(judge: JudgeConfig) -> JudgeConfig:
+    """The judge with its engines placed."""
+    found: dict[str, Any] = {
+        part: placed(engine) if isinstance(engine, VllmConfig) else engine
+        for part, engine in judge.engines()
+    }
+    return replace(judge, **found)
+
+
 def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and its `key=value` overrides. ValueError, one line, names the key that is
     wrong and what to do.
@@ -128,6 +144,10 @@ def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
         for name, entry in where.mapping(data, "engines").items()
         if entry is not None
     }
+    out = _out(path, data.get("out"))
+    for name, engine in engines.items():
+        if isinstance(engine, DashScopeConfig) and not engine.spending:
+            engines[name] = replace(engine, spending=f"{out}/spending/{name}")
     judge = _judge(where, data.get("judge"), engines)
     for name, engine in engines.items():
         if isinstance(engine, JudgeEngineConfig):
@@ -139,7 +159,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
     recipe = Recipe(
         file=path,
         name=str(data.get("name") or Path(path).stem),
-        out=_out(path, data.get("out")),
+        out=out,
         seed=where.number(data, "seed"),
         when_changed=where.choice(data, "when_changed", ("refuse", "rebuild")),
         ledger=where.section(LedgerConfig, data.get("ledger") or {}, "ledger"),
@@ -193,16 +213,22 @@ def _judge(where: Where, entry: Any, engines: Mapping[str, EngineConfig]) -> Jud
         return None
     if not isinstance(entry, dict) or "backend" not in entry:
         raise where.error("judge.backend", "missing; name the engine that judges")
-    backend = engines.get(str(entry["backend"]))
-    if not isinstance(backend, VllmConfig):
-        vllm = [name for name, engine in engines.items() if isinstance(engine, VllmConfig)]
-        raise where.error(
-            "judge.backend",
-            f"expected an engine of kind vllm ({', '.join(vllm)}), found {entry['backend']!r}",
-        )
-    rest = {key: value for key, value in entry.items() if key != "backend"}
-    built = where.section(JudgeConfig, {**rest, "backend": {"model": backend.model}}, "judge")
-    return replace(built, backend=backend, backend_name=str(entry["backend"]))
+    names = {part: str(entry[part]) for part in ("backend", "fallback", "guard") if entry.get(part)}
+    for part, name in names.items():
+        # A judge that is served elsewhere cannot be a part of this one, and a remote model has no
+        # form that it is held to: it may judge, but not take over or guard.
+        kinds = (VllmConfig, DashScopeConfig, EndpointConfig) if part == "backend" else VllmConfig
+        if not isinstance(engines.get(name), kinds):
+            fit = [each for each, engine in engines.items() if isinstance(engine, kinds)]
+            raise where.error(
+                f"judge.{part}", f"expected one of the engines {', '.join(fit)}, found {name!r}"
+            )
+    rest = {key: value for key, value in entry.items() if key not in names}
+    built = where.section(JudgeConfig, {**rest, "backend": ""}, "judge")
+    if "guard" in names and not built.guard_grammar:
+        raise where.error("judge.guard_grammar", "missing; a name in conf/guards.yaml")
+    parts: dict[str, Any] = {part: engines[name] for part, name in names.items()}
+    return replace(built, names=names, **parts)
 
 
 def _build_data(where: Where, data: dict[str, Any]) -> BuildData:
@@ -214,6 +240,7 @@ def _build_data(where: Where, data: dict[str, Any]) -> BuildData:
         "answers": Answers,
         "perplexity": Perplexity,
         "rewards": Rewards,
+        "audit": Audit,
         "selection": Selection,
         "export": Export,
     }

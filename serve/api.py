@@ -208,7 +208,7 @@ class Error(Wire):
     type: Literal[
         "invalid_request",
         "unauthorised",
-        "budget_spent",
+        "unusable",
         "not_found",
         "too_large",
         "busy",

@@ -110,9 +110,11 @@ class EndpointEngine:
         self._loop = LoopThread("endpoint")
 
     def submit(self, request: Request) -> Future[Reply]:
-        """Ask. EngineUnusable from the future where the server knows neither key nor model."""
-        if request.perplexity or request.logprobs_of:
-            raise EngineUnusable(f"{self._cfg.title} gives no log-probabilities; use kind vllm")
+        """Ask; the reply has no log-probabilities. EngineUnusable from the future where the server
+        knows neither key nor model.
+        """
+        if request.perplexity:
+            raise EngineUnusable(f"{self._cfg.title} scores no prompts; use kind vllm")
         return self._loop.submit(self._ask(request))
 
     def close(self) -> None:

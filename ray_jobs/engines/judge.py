@@ -1,78 +1,37 @@
 """Kind `judge`: our Serve application, asked through its handle, or over HTTP at a `url`.
 
-A request's last turn is an item of the judge's wire, as JSON: {"question", "id", "prompt",
-"responses"?, "language"}; the reply's text is the wire's answer item. A replica that dies is waited
-for: Serve starts another.
+A request's last turn is an item of the judge's wire, as JSON: {"question", "id", "prompt", …}; the
+reply's text is the wire's answer item. A replica that dies is waited for: Serve starts another. A
+queue that is full is waited for too, and counts as no attempt.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
+import os
+import random
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 from ray_jobs.engines.loop import LoopThread
 from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, EngineUnusable, Placement, Reply, Request
-from ray_jobs.engines.vllm import VllmConfig
+from ray_jobs.judge import JudgeConfig
 from ray_jobs.outcomes import Blocked, Failed, NoAnswer, Quarantined, Refused
-from ray_jobs.prompts import fingerprint
 
-VERSION = 1
-"""Of how the judge asks and reads (serve/rubric.py, verdicts.py): what changes scores raises it."""
 ATTEMPTS = 5
 FIRST_WAIT_S = 1.0
-PATHS = {"score_responses": "/v1/score/responses", "score_prompt": "/v1/score/prompt"}
+PATHS = {
+    "score_responses": "/v1/score/responses",
+    "score_prompt": "/v1/score/prompt",
+    "verdict": "/v1/verdict",
+}
 NO_ANSWERS: dict[str, type[NoAnswer]] = {
     kind.outcome: kind for kind in (Refused, Blocked, Failed, Quarantined)
 }
 Item = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeConfig:
-    """The judge: who scores, and where it listens when it is served alone."""
-
-    backend: VllmConfig
-    """Who answers the rubric. Its placement is the replicas', of which there are `min_actors`."""
-    backend_name: str = field(default="", metadata=NO_EFFECT_ON_ROWS)
-    """The backend's name in `engines`, filled in from the recipe: for messages."""
-    host: str = field(default="127.0.0.1", metadata=NO_EFFECT_ON_ROWS)
-    """Where `serve run serve.app:build` listens: this machine only, without authentication."""
-    port: int = field(default=8000, metadata=NO_EFFECT_ON_ROWS)
-    """Port of `serve run serve.app:build`. Jobs use no port."""
-    max_ongoing_requests: int = field(default=256, metadata=NO_EFFECT_ON_ROWS)
-    """Requests that one replica works on at once; the others wait with those who ask."""
-    ready_deadline_s: float = field(default=1200.0, metadata=NO_EFFECT_ON_ROWS)
-    """A judge that is not up by then ends the job with the reason."""
-
-    def __post_init__(self) -> None:
-        if self.host not in ("127.0.0.1", "localhost", "::1"):
-            raise ValueError(
-                f"host: the judge has no authentication and answers on this machine only; "
-                f"expected 127.0.0.1, found {self.host!r}"
-            )
-        if self.max_ongoing_requests < 1:
-            raise ValueError(
-                f"max_ongoing_requests: expected at least 1, found {self.max_ongoing_requests}"
-            )
-
-    @cached_property  # the identity reads files
-    def app_name(self) -> str:
-        """The Serve application's name, made of its identity: jobs with the same judge share it."""
-        identity = json.dumps(self.identity(), sort_keys=True)
-        return f"judge-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-
-    def identity(self) -> dict[str, Any]:
-        """What decides a score: the backend, the rubric's prompts, and how both are used."""
-        return {
-            "backend": self.backend.identity(),
-            "prompts": {name: fingerprint(name) for name in sorted(PATHS)},
-            "version": VERSION,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +56,13 @@ class JudgeEngineConfig:
     @property
     def title(self) -> str:
         """Kind and model, as rows and manifests name the engine."""
-        return f"judge:{self.asked.backend.title}"
+        return f"judge:{self.asked.title}"
 
     @property
     def in_flight(self) -> int:
-        """What keeps every replica's engine full."""
-        return self.asked.backend.in_flight * self.asked.backend.placement.min_actors
+        """What keeps every replica's engine full, and makes the judge grow where it may."""
+        in_flight: int = self.asked.backend.in_flight * self.asked.backend.placement.max_actors
+        return in_flight
 
     @property
     def constrains(self) -> bool:
@@ -118,7 +78,7 @@ class JudgeEngineConfig:
         if self.url and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"engines.{name}.url: expected http://host:port, found {self.url!r}")
         if not self.url:
-            self.asked.backend.check(self.asked.backend_name)
+            self.asked.check()
 
     def open(self) -> JudgeEngine:
         """Reach the judge. EngineUnusable where there is none."""
@@ -129,10 +89,21 @@ class _Unreachable(Exception):
     """This attempt got no answer; another may."""
 
 
+class _Busy(Exception):
+    """The judge's queue is full."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
 class JudgeEngine:
     """Asks the judge, item by item."""
 
     def __init__(self, cfg: JudgeEngineConfig) -> None:
+        self.num_asked_again = 0
+        """Requests that were lost on their way, with a replica for one, and asked again."""
+        self._patience_s = cfg.timeout_s
         self._loop = LoopThread("judge")
         try:
             self._wire = self._loop.submit(_open_wire(cfg)).result()
@@ -153,15 +124,32 @@ class JudgeEngine:
     async def _answer(self, question: str, item: Item) -> Reply:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return _reply(await self._wire.ask(question, item))
+                return _reply(await self._admitted(question, item))
             except _Unreachable as error:
                 reason = str(error)
                 if attempt < ATTEMPTS:
+                    self.num_asked_again += 1
                     await asyncio.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
         raise Failed(f"no answer from the judge in {ATTEMPTS} attempts: {reason}")
 
+    async def _admitted(self, question: str, item: Item) -> Item:
+        """The answer, once the judge's queue has room."""
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return await self._wire.ask(question, item)
+            except _Busy as busy:
+                wait_s = busy.retry_after_s * random.uniform(0.5, 1.5)  # not all at once again
+                if time.monotonic() + wait_s > deadline:
+                    raise Failed(
+                        f"the judge's queue stayed full for {self._patience_s:g} s"
+                    ) from busy
+                await asyncio.sleep(wait_s)
+
 
 def _reply(answer: Item) -> Reply:
+    if unusable := answer.get("unusable"):
+        raise EngineUnusable(unusable)
     if answer["outcome"] not in ("done", "unparsed"):  # who asked keeps the text of the latter
         raise NO_ANSWERS[answer["outcome"]](answer["reason"])
     return Reply(
@@ -169,6 +157,7 @@ def _reply(answer: Item) -> Reply:
         prompt_tokens=answer["usage"]["prompt_tokens"],
         output_tokens=answer["usage"]["output_tokens"],
         finish_reason="stop",
+        yuan=answer["usage"]["yuan"],
     )
 
 
@@ -184,31 +173,43 @@ class _Handle:
     """The judge in this cluster, through Serve's handle."""
 
     def __init__(self, cfg: JudgeEngineConfig) -> None:
-        from ray import serve as ray_serve
         from ray.exceptions import RayActorError
-        from ray.serve.exceptions import RayServeException
+        from ray.serve.exceptions import BackPressureError, RayServeException
 
         self._timeout_s = cfg.timeout_s
+        self._full = BackPressureError
         # A replica that died, that Serve is replacing, or whose engine did not come back.
         self._losses = (RayActorError, RayServeException, EngineUnusable)
-        try:
-            self._handle = ray_serve.get_app_handle(cfg.asked.app_name)
-        except RayServeException as error:
-            raise EngineUnusable(f"there is no judge {cfg.asked.app_name}: {error}") from error
+        self._handle = handle(cfg.asked)
 
     async def ask(self, question: str, item: Item) -> Item:
         response = self._handle.answer.remote(question, item)
         try:
             answer: Item = await asyncio.wait_for(_result(response), self._timeout_s)
         except TimeoutError as error:
-            response.cancel()  # type: ignore[no-untyped-call]
+            response.cancel()
             raise _Unreachable(f"not within {self._timeout_s:g} s") from error
+        except self._full as error:
+            raise _Busy(error.retry_after_s or FIRST_WAIT_S) from error
         except self._losses as error:
             raise _Unreachable(type(error).__name__) from error
         return answer
 
     async def close(self) -> None:
         return None
+
+
+def handle(judge: JudgeConfig) -> Any:
+    """Serve's handle of the running application with this judge, whoever started it.
+
+    EngineUnusable where there is none.
+    """
+    from ray import serve as ray_serve
+
+    for name, app in ray_serve.status().applications.items():
+        if judge.app_name in app.deployments:
+            return ray_serve.get_app_handle(name)
+    raise EngineUnusable(f"there is no judge {judge.app_name} in this cluster")
 
 
 async def _result(response: Any) -> Item:
@@ -223,8 +224,14 @@ class _Http:
         import httpx
 
         self._url = cfg.url.rstrip("/")
+        token = os.environ.get(cfg.asked.token_env)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=cfg.in_flight)
-        self._client = httpx.AsyncClient(base_url=self._url, timeout=cfg.timeout_s, limits=limits)
+        self._client = httpx.AsyncClient(
+            base_url=self._url,
+            timeout=cfg.timeout_s,
+            limits=limits,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+        )
 
     async def check(self) -> None:
         """EngineUnusable where nothing is ready at the URL."""
@@ -247,10 +254,14 @@ class _Http:
                 return answer
         except (httpx.TransportError, json.JSONDecodeError) as error:
             raise _Unreachable(type(error).__name__) from error
-        if response.status_code in (429, 500, 502, 503, 504):
+        if response.status_code == 429:
+            raise _Busy(float(response.headers.get("Retry-After", FIRST_WAIT_S)))
+        if response.status_code >= 500:
             raise _Unreachable(f"HTTP {response.status_code}")
-        if response.status_code == 422:
+        if response.status_code in (413, 422):
             raise Refused(response.json()["error"]["message"])
+        if response.status_code == 424:
+            raise EngineUnusable(response.json()["error"]["message"])
         raise EngineUnusable(
             f"the judge at {self._url} says {response.status_code} to {PATHS[question]}"
         )

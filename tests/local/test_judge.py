@@ -17,13 +17,18 @@ import psutil
 import pytest
 
 from cluster.session import connect
-from ray_jobs.engines.judge import JudgeConfig, JudgeEngine, JudgeEngineConfig
+from ray_jobs.anchors import AnchorsConfig
+from ray_jobs.config import cache
+from ray_jobs.engines.judge import JudgeEngine, JudgeEngineConfig
 from ray_jobs.engines.scripted import ScriptedConfig
 from ray_jobs.engines.seam import EngineUnusable, Placement, Reply, Request, Sampling
 from ray_jobs.engines.vllm import VllmConfig
+from ray_jobs.judge import JudgeConfig
 from ray_jobs.outcomes import Failed, Refused
 
 pytestmark = pytest.mark.timeout(240)
+TOKEN = "a-token-of-the-test"
+NO_ANCHORS = AnchorsConfig(file="")
 
 
 def request(question: str, number: int, **extra: Any) -> Request:
@@ -36,6 +41,10 @@ def request(question: str, number: int, **extra: Any) -> Request:
 def about_responses(number: int, num_responses: int = 2) -> Request:
     responses = [f"这是第{k}个回复。" * (k + 1) for k in range(num_responses)]
     return request("score_responses", number, responses=responses)
+
+
+def about_response(number: int, *, explain: bool = False) -> Request:
+    return request("verdict", number, response="这是一个回复。", explain=explain)
 
 
 def answers(futures: list[Future[Reply]]) -> list[dict[str, Any]]:
@@ -73,9 +82,10 @@ def judge(model: Path, port: int) -> Iterator[JudgeConfig]:
     from serve import app
 
     engine = VllmConfig(model=str(model), max_model_len=1024, max_num_seqs=16, enforce_eager=True)
-    cfg = JudgeConfig(backend=engine, port=port)
+    cfg = JudgeConfig(backend=engine, port=port, max_body_mib=0.5, anchors=NO_ANCHORS)
     ray_serve.start(proxy_location="HeadOnly", http_options={"host": cfg.host, "port": cfg.port})
-    ray_serve.run(app.application(cfg), name=cfg.app_name, route_prefix="/")
+    # Under a name of its own, as `serve run` gives it: jobs find the judge by what it is.
+    ray_serve.run(app.application(cfg, cache(), TOKEN), name="default", route_prefix="/")
     yield cfg
     ray_serve.shutdown()
     ray.shutdown()
@@ -89,7 +99,10 @@ def asked(judge: JudgeConfig) -> Iterator[JudgeEngine]:
 
 
 @pytest.fixture
-def over_http(judge: JudgeConfig, port: int) -> Iterator[JudgeEngine]:
+def over_http(
+    judge: JudgeConfig, port: int, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[JudgeEngine]:
+    monkeypatch.setenv(judge.token_env, TOKEN)
     engine = JudgeEngineConfig(judge=judge, url=f"http://127.0.0.1:{port}").open()
     yield engine
     engine.close()
@@ -124,11 +137,13 @@ def test_a_prompt_has_one_score(asked: JudgeEngine) -> None:
     assert said["usage"] == {
         "prompt_tokens": reply.prompt_tokens,
         "output_tokens": reply.output_tokens,
+        "yuan": 0,
     }
 
 
 def test_handle_and_http_say_the_same(asked: JudgeEngine, over_http: JudgeEngine) -> None:
-    requests = [about_responses(k, 1 + k % 3) for k in range(6)] + [request("score_prompt", 7)]
+    requests = [about_responses(k, 1 + k % 3) for k in range(6)]
+    requests += [request("score_prompt", 7), about_response(8), about_response(9, explain=True)]
     by_handle = answers([asked.submit(r) for r in requests])
     by_http = answers([over_http.submit(r) for r in requests])
     assert [_rounded(said) for said in by_handle] == [_rounded(said) for said in by_http]
@@ -158,16 +173,26 @@ def test_a_prompt_longer_than_the_model_is_refused(asked: JudgeEngine) -> None:
         asked.submit(request("score_prompt", 1, prompt="长" * 3000)).result(timeout=60)
 
 
+def client(port: int, token: str = TOKEN) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {token}"}
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, headers=headers)
+
+
 def test_http_answers_errors_in_one_shape(judge: JudgeConfig, port: int) -> None:
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
-        paths = client.get("/openapi.json").json()["paths"]
-        assert {"/v1/score/responses", "/v1/score/prompt"} <= paths.keys()
+    with client(port) as asker, client(port, "another") as stranger:
+        paths = asker.get("/openapi.json").json()["paths"]
+        assert {"/v1/score/responses", "/v1/score/prompt", "/v1/verdict"} <= paths.keys()
+        long = b" " * (1 << 19) + b"{}"
         wrong = [
-            (404, client.get("/v1/nothing")),
-            (405, client.get("/v1/score/prompt")),
-            (422, client.post("/v1/score/prompt", json={"items": []})),
-            (422, client.post("/v1/score/prompt", content=b"{half")),
+            (401, stranger.post("/v1/score/prompt", json={"items": []})),
+            (401, httpx.get(f"http://127.0.0.1:{port}/docs")),
+            (404, asker.get("/v1/nothing")),
+            (404, asker.get("/v1/trust")),
+            (405, asker.get("/v1/score/prompt")),
+            (413, asker.post("/v1/score/prompt", content=long)),
+            (413, asker.post("/v1/score/prompt", content=iter([long]))),
+            (422, asker.post("/v1/score/prompt", json={"items": []})),
+            (422, asker.post("/v1/score/prompt", content=b"{half")),
         ]
     for status, response in wrong:
         assert response.status_code == status
@@ -176,10 +201,30 @@ def test_http_answers_errors_in_one_shape(judge: JudgeConfig, port: int) -> None
         assert all(error.values())
 
 
+def test_health_and_readiness_need_no_token(judge: JudgeConfig, port: int) -> None:
+    for path in ("/healthz", "/readyz"):
+        assert httpx.get(f"http://127.0.0.1:{port}{path}").json() == {"status": "ok"}
+
+
+def test_a_verdict_has_a_probability_and_is_explained_when_asked(asked: JudgeEngine) -> None:
+    short, explained = answers(
+        [asked.submit(about_response(1)), asked.submit(about_response(2, explain=True))]
+    )
+    for said in (short, explained):
+        assert said["outcome"] == "done", said["reason"]
+        assert said["verdict"] in ("safe", "unsafe", "uncertain")
+        # A random model may write a verdict in pieces, whose probabilities are then not known.
+        shares = said["probabilities"] or {"unsafe": None}
+        assert said["p_unsafe"] == shares["unsafe"]
+        assert said["probabilities"] is None or sum(shares.values()) == pytest.approx(1)
+    assert short["explanation"] is None
+    assert explained["explanation"]
+
+
 def test_a_job_shares_a_judge_that_runs(judge: JudgeConfig) -> None:
     from serve import app
 
-    assert app.up(judge) is False
+    assert app.up(judge, cache()) is False
 
 
 def test_engines_in_ray_data_actors_ask_the_judge(judge: JudgeConfig) -> None:
@@ -230,8 +275,13 @@ def _replica(judge: JudgeConfig) -> psutil.Process:
     own = psutil.Process().children(recursive=True)
     # The killed one may still be there as a zombie, which has no command line to be read.
     alive = [process for process in own if process.status() != psutil.STATUS_ZOMBIE]
-    name = f"ServeReplica:{judge.app_name}"
-    [replica] = [process for process in alive if name in " ".join(process.cmdline())]
+    name = f":{judge.app_name}"
+    found = [" ".join(process.cmdline()) for process in alive]
+    [replica] = [
+        process
+        for process, command in zip(alive, found, strict=True)
+        if "ServeReplica" in command and name in command
+    ]
     return replica
 
 
@@ -241,7 +291,7 @@ def test_a_job_brings_its_judge_up_and_takes_it_down(judge: JudgeConfig, tmp_pat
     from serve import app
 
     cfg = _scripted(tmp_path, '- {match: "第1个", answer: "[0.3]"}\n- {match: "", answer: "0.3"}\n')
-    assert app.up(cfg) is True
+    assert app.up(cfg, cache()) is True
     engine = JudgeEngineConfig(judge=cfg).open()
     said = json.loads(engine.submit(request("score_prompt", 1)).result(timeout=30).text)
     assert (said["score"], said["spread"]) == (0.3, None), "without log-probabilities no spread"
@@ -250,7 +300,7 @@ def test_a_job_brings_its_judge_up_and_takes_it_down(judge: JudgeConfig, tmp_pat
     assert unread["orders"][0]["text"] == "[0.3]", "one score for two; who asked keeps the text"
     engine.close()
     app.down(cfg)
-    assert set(ray_serve.status().applications) == {judge.app_name}
+    assert set(ray_serve.status().applications) == {"default"}
     with pytest.raises(EngineUnusable, match="no judge"):
         JudgeEngineConfig(judge=cfg).open()
 
@@ -259,7 +309,7 @@ def test_the_outcome_of_the_judges_engine_is_the_rows(judge: JudgeConfig, tmp_pa
     from serve import app
 
     cfg = _scripted(tmp_path, '- {match: "nothing", answer: "[0.3]"}\n')
-    app.up(cfg)
+    app.up(cfg, cache())
     engine = JudgeEngineConfig(judge=cfg).open()
     with pytest.raises(Failed, match="no line"):
         engine.submit(request("score_prompt", 1)).result(timeout=30)
@@ -276,7 +326,7 @@ def test_a_judge_that_cannot_start_ends_the_job_with_the_reason(
     Path(cfg.backend.answers).write_text("no table\n")
     started = time.monotonic()
     with pytest.raises(EngineUnusable, match="expected a YAML list"):
-        app.up(cfg)
+        app.up(cfg, cache())
     assert time.monotonic() - started < 60
     app.down(cfg)
 
@@ -285,10 +335,15 @@ def _scripted(folder: Path, table: str) -> JudgeConfig:
     file = folder / "answers.yaml"
     file.write_text(table, encoding="utf-8")
     backend: Any = ScriptedConfig(answers=str(file), placement=Placement(cpus=0.1))
-    return JudgeConfig(backend=backend)
+    return JudgeConfig(backend=backend, anchors=NO_ANCHORS)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.7", ""])
-def test_the_judge_listens_on_this_machine_only(host: str) -> None:
-    with pytest.raises(ValueError, match=r"127\.0\.0\.1"):
-        JudgeConfig(backend=VllmConfig(model="owner/name"), host=host)
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.7"])
+def test_a_judge_that_others_can_reach_does_not_start_without_a_token(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve import app
+
+    monkeypatch.delenv("GARRISON_JUDGE_TOKEN", raising=False)
+    with pytest.raises(ValueError, match="GARRISON_JUDGE_TOKEN"):
+        app.build({"recipe": "conf/tiny.yaml", "judge.host": host})
