@@ -63,7 +63,7 @@ def ours() -> dict[str, float]:
         )
         counts = [out.read_shard(shard, ["output_tokens"])["output_tokens"] for shard in shards]
         return {
-            "num_tokens": sum(sum(column.to_pylist()) for column in counts),
+            "num": sum(sum(column.to_pylist()) for column in counts),
             "wall_s": asked.wall_s,
         }
 
@@ -88,10 +88,10 @@ def raw() -> dict[str, float]:
     outputs = llm.chat(chats, params, use_tqdm=False)
     wall_s = time.perf_counter() - started
     return {
-        "num_tokens": sum(len(output.outputs[0].token_ids) for output in outputs),
+        "num": sum(len(output.outputs[0].token_ids) for output in outputs),
         "wall_s": wall_s,
     }
 
 
 if __name__ == "__main__":
-    sides.main("benchmarks.generate", {"raw": raw, "ours": ours}, "tokens/s")
+    sides.main("benchmarks.generate", {"raw": raw, "ours": ours}, "tokens")

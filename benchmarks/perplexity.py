@@ -45,7 +45,7 @@ def ours() -> dict[str, float]:
         )
         rows = pa.concat_tables([out.read_shard(shard) for shard in shards])
         return {
-            "num_tokens": sum(rows["token_count"].to_pylist()),
+            "num": sum(rows["token_count"].to_pylist()),
             "wall_s": asked.wall_s,
             "logprob_sum": sum(rows["logprob_sum"].to_pylist()),
         }
@@ -67,8 +67,8 @@ def raw() -> dict[str, float]:
         scored = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
         sums = [position[token].logprob for token, position in scored]
         total, num_tokens = total + sum(sums), num_tokens + len(sums)
-    return {"num_tokens": num_tokens, "wall_s": wall_s, "logprob_sum": total}
+    return {"num": num_tokens, "wall_s": wall_s, "logprob_sum": total}
 
 
 if __name__ == "__main__":
-    sides.main("benchmarks.perplexity", {"raw": raw, "ours": ours}, "tokens/s")
+    sides.main("benchmarks.perplexity", {"raw": raw, "ours": ours}, "tokens")

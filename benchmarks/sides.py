@@ -60,8 +60,8 @@ def table(folder: Path, texts: list[str]) -> Table:
 
 
 def main(module: str, sides: dict[str, Any], unit: str) -> None:
-    """Run one side when named on the command line; else all by turns, and print the medians and
-    their ratio.
+    """Run one side when named on the command line; else all by turns, and print each one's median
+    and its ratio to the first's.
     """
     if len(sys.argv) > 1 and sys.argv[1] in sides:
         print(json.dumps(sides[sys.argv[1]]()))
@@ -75,8 +75,11 @@ def main(module: str, sides: dict[str, Any], unit: str) -> None:
                 call, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=600
             )
             result = json.loads(out.stdout.splitlines()[-1])
-            rates[side].append(result["num_tokens"] / result["wall_s"])
-            rate = f"{rates[side][-1]:,.0f} {unit}"
-            print(f"run {number + 1}\t{side}\t{result['num_tokens']} tokens\t{rate}", flush=True)
-    ours, raw = (statistics.median(rates[side]) for side in ("ours", "raw"))
-    print(f"median of {runs}\tours {ours:,.0f}\traw {raw:,.0f} {unit}\tratio {ours / raw:.3f}")
+            rates[side].append(result["num"] / result["wall_s"])
+            rate = f"{rates[side][-1]:,.1f} {unit}/s"
+            print(f"run {number + 1}\t{side}\t{result['num']} {unit}\t{rate}", flush=True)
+    medians = {side: statistics.median(found) for side, found in rates.items()}
+    first = next(iter(sides))
+    for side, median in medians.items():
+        ratio = f"\tratio to {first} {median / medians[first]:.3f}" if side != first else ""
+        print(f"median of {runs}\t{side}\t{median:,.1f} {unit}/s{ratio}")
