@@ -84,12 +84,8 @@ class Models:
         if judge.app_name not in self._judges and serve_app.up(judge, cache()):
             self._judges[judge.app_name] = judge
             self._stack.callback(self._take_down, judge)
-            self._warn(judge)
-
-    def _warn(self, judge: JudgeConfig) -> None:
-        trust = serve_app.trust(judge)
-        if trust and trust["alarm"]:
-            log.warning("the judge %s: %s", judge.title, trust["alarm"])
+            if trust := serve_app.trust(judge):
+                log.info("%s", trust["table"])
 
     def _give_gpus_back(self) -> None:
         # On one card an engine and the judge take turns.

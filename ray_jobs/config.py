@@ -11,8 +11,8 @@ from typing import Any
 
 from ray_jobs import catalogue, tiny
 from ray_jobs.cells import Diversity
-from ray_jobs.engines.endpoint import EndpointConfig
 from ray_jobs.engines.dashscope import DashScopeConfig
+from ray_jobs.engines.endpoint import EndpointConfig
 from ray_jobs.engines.judge import JudgeEngineConfig
 from ray_jobs.engines.models import is_local
 from ray_jobs.engines.scripted import ScriptedConfig

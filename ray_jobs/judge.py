@@ -119,7 +119,7 @@ class JudgeConfig:
             "prompts": {name: fingerprint(name) for name in PROMPTS},
             # A score of the fallback is brought to the backend's scale by the anchors.
             **({"anchors": self.anchors.fingerprint()} if self.fallback is not None else {}),
-            **({"guard_grammar": self.guard_grammar} if self.guard is not None else {}),
+            **({} if self.guard is None else {"grammar": guards.fingerprint(self.guard_grammar)}),
             "version": VERSION,
         }
 

@@ -17,6 +17,8 @@ from ray_jobs.outcomes import OUTCOMES
 from ray_jobs.tables import DONE, Table
 
 ROLE = pc.field("role")
+ALWAYS_SHOWN = ("collected", "selected", "exported")
+"""The other steps that ask no model are shown where they lose rows."""
 
 
 def print_summary(recipe: Recipe, tables: Mapping[str, Table]) -> None:
@@ -66,6 +68,8 @@ def _steps(tables: Mapping[str, Table]) -> Screen:
         manifest = table.manifest
         asked: Mapping[str, Any] = manifest["asked"] or {}
         total, done = manifest["num_rows"], table.counts.get("done", 0)
+        if done == total and not asked and name.partition("-")[0] not in ALWAYS_SHOWN:
+            continue
         screen.add_row(
             name,
             str(total),

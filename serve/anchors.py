@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ray_jobs.anchors import Anchor, fingerprint
 from serve import api, trust
-from serve.trust import Examination, Examined, Part, Trust
+from serve.trust import Examination, Examined, Part
 from serve.trust_table import table
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ async def examined(
     first: Scorer | None = None,
     num_repeats: int = 0,
 ) -> dict[str, Any] | None:
-    """Examine a replica's backends, calibrate them, compare with the judge's first start, and log
-    the table. None where the judge has no anchors.
+    """Examine a replica's backends, calibrate them, compare with the judge's first start: the
+    figures, and a `table` of them for people. None where the judge has no anchors.
 
     `first` is the first backend past its cache of replies, where it has one: what was kept cannot
     have moved. The panel's own, if absent.
@@ -70,8 +70,9 @@ async def examined(
     for drift in said.drifts:
         if drift.part == "first" and drift.score_difference is not None:
             panel.meters.drift(drift.score_difference)
-    _log(said)
-    return said.plain()
+    if said.alarm:
+        log.warning("the judge %s: %s", said.judge, said.alarm)
+    return {**said.plain(), "table": table(said)}
 
 
 async def examine(
@@ -202,9 +203,3 @@ def keep_reference(file: Path, found: Examination) -> None:
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     draft.write_text(json.dumps(trust.reference_of(found, when), indent=1), encoding="utf-8")
     draft.replace(file)
-
-
-def _log(said: Trust) -> None:
-    log.info("%s", table(said))
-    if said.alarm:
-        log.warning("the judge %s: %s", said.judge, said.alarm)

@@ -32,6 +32,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     call = [sys.executable, "-m", "ray_jobs", "build_data", "conf/tiny.yaml", f"out={out}"]
     done = subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stderr[-3000:]
+    (out / "progress.txt").write_text(done.stderr, encoding="utf-8")
     return out, done.stdout
 
 
@@ -110,3 +111,23 @@ def test_the_screen_fits_and_says_where_the_results_are(demo: tuple[Path, str]) 
     where = re.search(r"data set +(\S+)", demo[1])
     assert where
     assert (Path(where[1]) / "dataset_info.json").is_file()
+
+
+def test_the_judge_is_examined_by_the_oracles_anchors(demo: tuple[Path, str]) -> None:
+    table = (demo[0] / "progress.txt").read_text(encoding="utf-8")
+    table = table[table.index("28 anchors with 56 responses") :]
+    found = dict(re.findall(r"^ +(.+?) {2,}(\d\.\d+)", table, re.MULTILINE))
+    print(table[: table.index("alarm")])
+    assert float(found["verdict with anchors, accuracy"]) >= 0.8
+    assert float(found["verdict with anchors, kappa"]) >= 0.7
+    assert float(found["score with anchors, Spearman"]) >= 0.7
+    assert float(found["score, order of the pair swapped"]) <= 0.1
+
+
+def test_scored_rows_are_audited(demo: tuple[Path, str]) -> None:
+    figures = manifest(demo, "trust")
+    folder = demo[0] / "trust" / figures["fingerprint"]
+    said = json.loads((folder / "trust.json").read_text(encoding="utf-8"))
+    assert len(said["figures"]) == figures["num_rows"] > 0
+    assert len(rows(demo, "audited")) >= 60
+    assert "order moves a score by" in demo[1]

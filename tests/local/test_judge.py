@@ -25,6 +25,7 @@ from ray_jobs.engines.seam import EngineUnusable, Placement, Reply, Request, Sam
 from ray_jobs.engines.vllm import VllmConfig
 from ray_jobs.judge import JudgeConfig
 from ray_jobs.outcomes import Failed, Refused
+from tests.local.load import replicas
 
 pytestmark = pytest.mark.timeout(240)
 TOKEN = "a-token-of-the-test"
@@ -259,30 +260,16 @@ def test_no_request_is_lost_when_the_replica_is_killed(
 ) -> None:
     requests = [about_responses(k) for k in range(16)]
     before = answers([asked.submit(r) for r in requests])
-    replica = _replica(judge)
+    [replica] = replicas(judge)
     cores = replica.children(recursive=True)
     assert cores, "the engine's core is a child of the replica"
     futures = [asked.submit(r) for r in requests]
     futures[0].result(timeout=60)
     os.kill(replica.pid, signal.SIGKILL)
     assert [_rounded(said) for said in answers(futures)] == [_rounded(said) for said in before]
-    assert _replica(judge).pid != replica.pid
+    assert [one.pid for one in replicas(judge)] != [replica.pid]
     _, alive = psutil.wait_procs(cores, timeout=10)
     assert not alive, "the killed replica left its engine behind"
-
-
-def _replica(judge: JudgeConfig) -> psutil.Process:
-    own = psutil.Process().children(recursive=True)
-    # The killed one may still be there as a zombie, which has no command line to be read.
-    alive = [process for process in own if process.status() != psutil.STATUS_ZOMBIE]
-    name = f":{judge.app_name}"
-    found = [" ".join(process.cmdline()) for process in alive]
-    [replica] = [
-        process
-        for process, command in zip(alive, found, strict=True)
-        if "ServeReplica" in command and name in command
-    ]
-    return replica
 
 
 def test_a_job_brings_its_judge_up_and_takes_it_down(judge: JudgeConfig, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from ray_jobs.engines.judge import JudgeEngineConfig
 from ray_jobs.engines.scripted import ScriptedConfig
 from ray_jobs.engines.seam import Placement, Reply, Request, Sampling
 from ray_jobs.judge import JudgeConfig
-
 from tests.local.load import under_load
 
 pytestmark = pytest.mark.timeout(180)
