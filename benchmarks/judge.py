@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import sides
 from cluster.session import connect
-from ray_jobs import verdicts
+from ray_jobs import likelihoods, verdicts
 from ray_jobs.anchors import AnchorsConfig
 from ray_jobs.asking import ask
 from ray_jobs.engines.judge import JudgeEngineConfig
@@ -26,7 +26,7 @@ from ray_jobs.question import Question
 from ray_jobs.schema import SCORED_RESPONSES
 from ray_jobs.stages import rewards
 from ray_jobs.tables import Folder, Row, Table, write_shards
-from serve.rubric import DIGITS, TOKENS_PER_SCORE
+from serve.rubric import TOKENS_PER_SCORE
 
 MODEL = "judged"
 PEER_IN_FLIGHT = 128
@@ -88,7 +88,7 @@ def ours() -> dict[str, float]:
             ledger=LedgerConfig(),
             seed=0,
         )
-    return {"num": 2 * len(table.load(["id"])), "wall_s": asked.wall_s}
+    return {"num": 2 * len(pairs()), "wall_s": asked.wall_s}
 
 
 def raw() -> dict[str, float]:
@@ -100,7 +100,7 @@ def raw() -> dict[str, float]:
 
     llm = LLM(**engine_args(cfg))
     tokenizer = llm.get_tokenizer()
-    digits = [tokenizer.encode(digit, add_special_tokens=False)[0] for digit in DIGITS]
+    digits = [tokenizer.encode(digit, add_special_tokens=False)[0] for digit in likelihoods.DIGITS]
     params = SamplingParams(
         max_tokens=3 * TOKENS_PER_SCORE,
         temperature=0,

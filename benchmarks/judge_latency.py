@@ -13,10 +13,10 @@ from collections.abc import Callable
 from benchmarks import sides
 from benchmarks.judge import judge, pairs
 from cluster.session import connect
-from ray_jobs import verdicts
+from ray_jobs import likelihoods, verdicts
 from ray_jobs.engines.judge import JudgeEngineConfig
 from ray_jobs.engines.seam import Constraint, Engine, Request, Sampling
-from serve.rubric import DIGITS, TOKENS_PER_SCORE
+from serve.rubric import TOKENS_PER_SCORE
 
 NUM, NUM_BEFORE = 100, 10
 PORT = 8124
@@ -42,10 +42,13 @@ def engine() -> dict[str, float]:
             sampling=Sampling(max_tokens=2 * TOKENS_PER_SCORE),
             seed=0,
             constraint=Constraint(regex=verdicts.scores_regex(1)),
-            logprobs_of=DIGITS,
+            logprobs_of=likelihoods.DIGITS,
         )
 
-    return _timed(sides.engine().open(), request)
+    opened = sides.engine().open()
+    found = _timed(opened, request)
+    opened.close()
+    return found
 
 
 def handle() -> dict[str, float]:

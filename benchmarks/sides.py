@@ -74,7 +74,9 @@ def main(module: str, sides: dict[str, Any], unit: str) -> None:
             out = subprocess.run(
                 call, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=600
             )
-            result = json.loads(out.stdout.splitlines()[-1])
+            # Engines that end may have a word after it.
+            said = [line for line in out.stdout.splitlines() if line.startswith(b"{")]
+            result = json.loads(said[-1])
             rates[side].append(result["num"] / result["wall_s"])
             rate = f"{rates[side][-1]:,.1f} {unit}/s"
             print(f"run {number + 1}\t{side}\t{result['num']} {unit}\t{rate}", flush=True)
