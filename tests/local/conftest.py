@@ -181,6 +181,7 @@ def job(head: Head, tmp_path: Path) -> Job:
                 stage: {"engine": "table"}
                 for stage in ("intents", "answers", "perplexity", "rewards")
             },
+            "audit": {"num": 30},
         },
     }
     file = tmp_path / "recipe.yaml"

@@ -1,4 +1,6 @@
-"""`make demo`'s own command, on real parts: tiny teacher, vLLM, Ray Serve, no table of answers."""
+"""`make demo`'s own command, but for its second round, on real parts: tiny teacher, vLLM, Ray Serve,
+no table of answers.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("demo")
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     call = [sys.executable, "-m", "ray_jobs", "build_data", "conf/tiny.yaml", f"out={out}"]
+    call += ["build_data.diversity.rounds=1"]  # the second starts two engines for a handful of rows
     done = subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stderr[-3000:]
     (out / "progress.txt").write_text(done.stderr, encoding="utf-8")
