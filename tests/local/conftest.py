@@ -37,6 +37,15 @@ ANSWERS = """\
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_environment() -> Iterator[None]:
+    """What an engine in this process sets, such as being offline, is not for the next file."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """A connected Ray."""
