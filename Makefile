@@ -51,6 +51,9 @@ check: $(READY) ## ruff, mypy and the import rules
 bench: $(READY) ## benchmarks: ours beside a peer, and how times grow with the rows
 	$(call limit,3600) $(BIN)/python -m benchmarks.generate
 	$(call limit,3600) $(BIN)/python -m benchmarks.perplexity
+	$(call limit,3600) $(BIN)/python -m benchmarks.judge
+	$(call limit,3600) $(BIN)/python -m benchmarks.judge_latency
+	$(call limit,3600) $(BIN)/python -m benchmarks.judge_peer
 	$(call limit,3600) $(BIN)/python -m benchmarks.near_duplicates
 	$(call limit,3600) $(BIN)/python -m benchmarks.near_duplicates scale
 	$(call limit,3600) $(BIN)/python -m benchmarks.scale_tables
