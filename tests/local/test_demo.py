@@ -1,5 +1,5 @@
-"""`make demo`'s own command, but for its second round, on real parts: tiny teacher, vLLM, Ray Serve,
-no table of answers.
+"""`make demo`'s own command, but for its second round, on real parts: tiny teacher, vLLM, Serve, no
+table of answers.
 """
 
 from __future__ import annotations
