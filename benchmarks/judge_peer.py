@@ -31,7 +31,8 @@ def serve_llm() -> dict[str, float]:
     cfg = sides.engine()
     set_environment(cfg)
     connect()
-    known = {"model", "tokenizer", "revision", "trust_remote_code"}
+    # It names the model itself, and its metrics need the statistics that the others do without.
+    known = {"model", "tokenizer", "revision", "trust_remote_code", "disable_log_stats"}
     arguments = {k: v for k, v in engine_args(cfg).items() if v is not None and k not in known}
     deployment: dict[str, Any] = {
         "num_replicas": 1,
