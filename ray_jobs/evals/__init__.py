@@ -1,0 +1,1 @@
+"""Suites that models are evaluated by, and honest figures of what they scored."""
