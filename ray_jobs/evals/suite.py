@@ -93,6 +93,8 @@ class Suite:
     """Nothing is generated but one token: the log-probability of each option's letter is wanted."""
     is_judged: bool = False
     """Whether the judge gives a verdict on every answer."""
+    files: Callable[[Iterable[Row]], Mapping[str, bytes]] | None = None
+    """Files for others, by name, from all rows of ANSWERS: what a platform wants handed in."""
 
 
 def chat(*turns: tuple[str, str]) -> str:
