@@ -1,0 +1,149 @@
+"""HumanEval: functions written from their signature and description, and run against the tests
+that come with them, in the sandbox.
+
+Asked as lm-evaluation-harness asks (humaneval and humaneval_instruct); that library itself runs
+programs in its own process, and needs the hub for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from ray_jobs.engines.seam import Sampling
+from ray_jobs.evals import sandbox
+from ray_jobs.evals.suite import Mark, Suite, chat, text
+from ray_jobs.tables import Row
+
+VERSION = 1
+STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+MAX_TOKENS = 1024
+FIELDS = ("task_id", "prompt", "entry_point", "test")
+TASK = (
+    "Write a solution to the following problem and make sure that it passes the tests:\n"
+    "```python\n{prompt}\n```\n"
+)
+BEGUN = "Here is the completed function:\n```python\n{prompt}\n"
+MEASURE = "pass@1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HumanEval:
+    """HumanEval."""
+
+    path: str
+    """The publisher's HumanEval.jsonl."""
+    run_programs: bool = False
+    """Whether programs that models have written may be run here, in a sandbox. Nothing is scored
+    without.
+    """
+    style: Literal["chat", "raw"] = "chat"
+    """chat asks by the model's template and begins the answer for it (humaneval_instruct); raw lets
+    it go on with the text (humaneval).
+    """
+    seconds: float = 10.0
+    """What a program may take."""
+    limit: int = 0
+    """Problems, from the first; 0 takes all."""
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0 or self.limit < 0:
+            raise ValueError("humaneval: expected seconds > 0 and limit ≥ 0")
+
+
+def suites(cfg: HumanEval) -> list[Suite]:
+    """One suite. ValueError where programs may not be run, or not safely."""
+    if not cfg.run_programs:
+        raise ValueError(
+            "evaluate.suites.humaneval: it runs programs that models write; allow it with "
+            "evaluate.suites.humaneval.run_programs=true, or leave the suite out"
+        )
+    sandbox.check()
+    file = Path(cfg.path)
+    limit = f", first {cfg.limit}" if cfg.limit else ""
+    how = "chat, the answer begun" if cfg.style == "chat" else "raw text"
+    return [
+        Suite(
+            name="humaneval",
+            protocol=(
+                f"zero-shot, {how}, greedy, {MAX_TOKENS} tokens, as lm-eval's humaneval"
+                f"{'_instruct' if cfg.style == 'chat' else ''}; one program a problem, run in a "
+                f"sandbox for {cfg.seconds:g} s at most{limit}"
+            ),
+            decides={
+                "version": VERSION,
+                "file": _digest(file),
+                "style": cfg.style,
+                "seconds": cfg.seconds,
+                "limit": cfg.limit,
+            },
+            samples=partial(samples, file, cfg.style, cfg.limit),
+            marks=partial(marks, seconds=cfg.seconds),
+            sampling=Sampling(max_tokens=MAX_TOKENS),
+            stop=STOPS,
+        )
+    ]
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
+
+
+def samples(file: Path, style: str, limit: int = 0) -> Iterator[Row]:
+    """The rows of SAMPLES. ValueError, one line, where the file is missing, cut or wrong."""
+    if not file.is_file():
+        raise ValueError(f"{file}: there is no such file; get it from its publisher")
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{file}: it holds no problem")
+    for number, line in enumerate(lines[: limit or None], 1):
+        one = _read(line, f"{file} row {number}")
+        prompt = one["prompt"]
+        begun = ("assistant", BEGUN.format(prompt=prompt))
+        yield {
+            "id": one["task_id"],
+            "group": None,
+            "cluster": one["task_id"],
+            "language": "en",
+            "prompt": prompt,
+            "asked": text(prompt)
+            if style == "raw"
+            else chat(("user", TASK.format(prompt=prompt)), begun),
+            "options": None,
+            "gold": one.get("canonical_solution"),
+            "about": json.dumps({name: one[name] for name in FIELDS[2:]}),
+            "outcome": "done",
+            "reason": None,
+        }
+
+
+def _read(line: str, where: str) -> Mapping[str, Any]:
+    try:
+        one = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: expected a JSON object; is the file cut?") from error
+    for name in FIELDS:
+        if not isinstance(one, dict) or not isinstance(one.get(name), str):
+            raise ValueError(f"{where}: expected {', '.join(FIELDS)} to be text")
+    return dict(one)
+
+
+def marks(row: Row, *, seconds: float) -> Iterator[Mark]:
+    """Whether the program that the answer completes passes the problem's tests."""
+    if row["outcome"] != "done":
+        yield Mark(measure=MEASURE, score=None, outcome=row["outcome"], reason=row["reason"])
+        return
+    ended = sandbox.run(program(row), seconds)
+    yield Mark(measure=MEASURE, score=float(ended == "passed"), said=ended)
+
+
+def program(row: Row) -> str:
+    """The problem's beginning, the answer up to the end of its code block, and the tests."""
+    about = json.loads(row["about"])
+    body = row["answer"].partition("```")[0]
+    return f"{row['prompt']}{body}\n{about['test']}\ncheck({about['entry_point']})\n"
