@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future, as_completed
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -154,21 +155,19 @@ class Asker:
 
     def _submit(self, row: Row) -> list[Future[Reply]]:
         question = self._question
-        chat = question.render(row)
-        return [
-            self._engine.submit(
-                Request(
-                    chat=chat,
-                    sampling=question.sampling,
-                    seed=request_seed(self._seed, f"{row['id']}/{k}"),
-                    constraint=question.constraint,
-                    stop=question.stop,
-                    perplexity=question.perplexity,
-                    purpose=question.name,
-                )
-            )
-            for k in range(question.num_answers)
-        ]
+        request = Request(
+            chat=question.render(row),
+            sampling=question.sampling,
+            seed=0,
+            constraint=question.constraint,
+            stop=question.stop,
+            perplexity=question.perplexity,
+            purpose=question.name,
+        )
+        if question.shape:
+            request = question.shape(row, request)
+        seeds = [request_seed(self._seed, f"{row['id']}/{k}") for k in range(question.num_answers)]
+        return [self._engine.submit(replace(request, seed=seed)) for seed in seeds]
 
     def _children(self, row: Row, futures: list[Future[Reply]]) -> list[Mapping[str, Any]]:
         children = self._question.children(row)
@@ -215,6 +214,8 @@ class Asker:
         ]
 
     def _read(self, reply: Reply, row: Row) -> list[Columns]:
+        if self._question.read is not None:
+            return [self._question.read(reply, row)]
         if self._question.parse is None:
             return [{"logprob_sum": reply.logprob_sum, "token_count": reply.token_count}]
         if reply.finish_reason == "length":

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from ray_jobs.engines.seam import Constraint, Sampling
+from ray_jobs.engines.seam import Constraint, Reply, Request, Sampling
 from ray_jobs.prompts import Chat
 from ray_jobs.tables import Row
 
@@ -40,6 +40,14 @@ class Question:
     stop: tuple[str, ...] = ()
     """Texts at which an answer ends: a base model would go on and on."""
     perplexity: bool = False
+    shape: Callable[[Row, Request], Request] | None = None
+    """Makes of a row's request one that is more than a chat: raw text, continuations, letters whose
+    log-probabilities are wanted, a sampling of its own.
+    """
+    read: Callable[[Reply, Row], Columns] | None = None
+    """Instead of `parse` where more than the text is read, or where an answer that is cut at
+    max_tokens is one nevertheless.
+    """
 
 
 def itself(row: Row) -> list[Columns]:

@@ -27,8 +27,8 @@ VERSION = 1
 """Of the kept replies' form; raised when Reply changes its meaning."""
 ASKED = ("chat", "sampling", "seed", "constraint", "stop", "logprobs_of")
 """The fields of a request that make it the same question. The seed is the sample's index."""
-NOT_ASKED = ("perplexity", "purpose", "fresh")
-KEPT = tuple(item.name for item in fields(Reply))
+NOT_ASKED = ("perplexity", "purpose", "fresh", "raw", "min_tokens", "continuations", "cut_left")
+KEPT = tuple(item.name for item in fields(Reply) if item.name != "continued")
 BUSY_S = 30.0
 MAX_BATCH = 256
 
@@ -51,7 +51,8 @@ class _Kept:
 class CachedEngine:
     """An engine that answers from its file where it can.
 
-    A request for perplexity, and a `fresh` one, go to the engine and leave nothing behind.
+    What is asked for more than a chat's answer, and a `fresh` one, go to the engine and leave
+    nothing behind.
     """
 
     def __init__(self, engine: Engine, path: Path, identity: dict[str, Any]) -> None:
@@ -74,7 +75,7 @@ class CachedEngine:
 
     def submit(self, request: Request) -> Future[Reply]:
         """Answer from the file, or ask the engine."""
-        if request.perplexity or request.fresh:
+        if request.fresh or request.min_tokens or seam.beyond_chat(request):
             return self.engine.submit(request)
         assert self._thread.is_alive(), "the cache was closed"
         future: Future[Reply] = Future()

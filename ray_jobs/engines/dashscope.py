@@ -17,7 +17,14 @@ from ray_jobs.engines.dashscope_sdk import Connection, Tally
 from ray_jobs.engines.limiter import LimiterClient, Limits
 from ray_jobs.engines.loop import LoopThread
 from ray_jobs.engines.purse import SpendingClient
-from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, EngineUnusable, Placement, Reply, Request
+from ray_jobs.engines.seam import (
+    NO_EFFECT_ON_ROWS,
+    EngineUnusable,
+    Placement,
+    Reply,
+    Request,
+    beyond_chat,
+)
 from ray_jobs.outcomes import Failed, NoAnswer
 
 MAX_THROTTLED = 30
@@ -137,8 +144,8 @@ class DashScopeEngine:
         """Ask. EngineUnusable from the future where key, account or budget end it. A reply has no
         log-probabilities, though they be asked for.
         """
-        if request.perplexity:
-            raise EngineUnusable(f"{self._cfg.title} gives no log-probabilities; use kind vllm")
+        if what := beyond_chat(request):
+            raise EngineUnusable(f"{self._cfg.title} cannot {what}; use kind vllm")
         return self._loop.submit(self._ask(request))
 
     def close(self) -> None:

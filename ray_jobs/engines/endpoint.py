@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ray_jobs.engines.loop import LoopThread
-from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, EngineUnusable, Placement, Reply, Request
+from ray_jobs.engines.seam import (
+    NO_EFFECT_ON_ROWS,
+    EngineUnusable,
+    Placement,
+    Reply,
+    Request,
+    beyond_chat,
+    is_prefilled,
+)
 from ray_jobs.outcomes import Blocked, Failed, Refused, Unparsed
 
 if TYPE_CHECKING:
@@ -111,11 +119,18 @@ class EndpointEngine:
 
     def submit(self, request: Request) -> Future[Reply]:
         """Ask; the reply has no log-probabilities. EngineUnusable from the future where the server
-        knows neither key nor model.
+        knows neither key nor model, and for what the protocol of chats has no word for.
         """
-        if request.perplexity:
-            raise EngineUnusable(f"{self._cfg.title} scores no prompts; use kind vllm")
+        if what := beyond_chat(request) or self._beyond_others(request):
+            raise EngineUnusable(f"{self._cfg.title} cannot {what}; use kind vllm")
         return self._loop.submit(self._ask(request))
+
+    def _beyond_others(self, request: Request) -> str:
+        """What vLLM's server alone can do."""
+        if self._cfg.structured_outputs:
+            return ""
+        prefilled = is_prefilled(request.chat) and "go on with a turn that has begun"
+        return prefilled or (request.min_tokens and "hold to min_tokens") or ""
 
     def close(self) -> None:
         """Drop what is still waiting, and the connections."""
@@ -146,6 +161,9 @@ class EndpointEngine:
             "seed": request.seed,
         } | ({"stop": list(request.stop)} if request.stop else {})
         extra: dict[str, Any] = {"top_k": sampling.top_k} if sampling.top_k else {}
+        extra |= {"min_tokens": request.min_tokens} if request.min_tokens else {}
+        if is_prefilled(request.chat):
+            extra |= {"add_generation_prompt": False, "continue_final_message": True}
         if constraint and self._cfg.structured_outputs:
             forms = {
                 "choice": list(constraint.choices),

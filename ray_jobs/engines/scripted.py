@@ -5,6 +5,7 @@ none.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import threading
 import time
@@ -15,11 +16,13 @@ from typing import Any, Literal, TypeAlias
 
 import yaml
 
-from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, Placement, Reply, Request
+from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS, Continued, Placement, Reply, Request
 from ray_jobs.outcomes import Failed
 
-Answer: TypeAlias = str | tuple[float, int]
-"""A text, or the sum and number of a prompt's log-probabilities."""
+Answer: TypeAlias = str | tuple[float, int] | dict[str, float]
+"""A text; the sum and number of a prompt's or a continuation's log-probabilities; or those of the
+texts, such as letters, that may come first.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,10 @@ class ScriptedConfig:
     kind: Literal["scripted"] = "scripted"
     answers: str
     """A YAML list of {match: regular expression over the chat's text, answer: text}; the first
-    that matches answers. A prompt's perplexity is a line {match, logprobs: [sum, count]}.
+    that matches answers. A prompt's perplexity is a line {match, logprobs: [sum, count]}, and so
+    is a continuation's likelihood (the expression is over both texts; greedy is what has more
+    than half of the probability). Where log-probabilities are asked for, a line
+    {match, letters: {A: -0.1, …}} answers with the likeliest.
     """
     delay_s: float = field(default=0.0, metadata=NO_EFFECT_ON_ROWS)
     """How long an answer takes."""
@@ -88,21 +94,42 @@ class ScriptedEngine:
             with self._log_lock, Path(self._cfg.log).open("a", encoding="utf-8") as log:
                 log.write(hashlib.sha256(text.encode()).hexdigest() + "\n")
         time.sleep(self._cfg.delay_s)
+        if request.continuations:
+            scored = [self._find(text + more, (tuple,)) for more in request.continuations]
+            return _reply(text, "", continued=tuple(map(_continued, scored)))
+        if request.perplexity:
+            return _reply(text, self._find(text, (tuple,)))
+        return _reply(text, self._find(text, (str, dict) if request.logprobs_of else (str,)))
+
+    def _find(self, text: str, kinds: tuple[type, ...]) -> Answer:
         for pattern, answer in self._table:
-            if isinstance(answer, str) != request.perplexity and pattern.search(text):
-                return _reply(text, answer)
+            if isinstance(answer, kinds) and pattern.search(text):
+                return answer
         raise Failed(f"no line of {Path(self._cfg.answers).name} matches")
 
 
-def _reply(asked: str, answer: Answer) -> Reply:
-    text, (logprob_sum, num) = (answer, (None, None)) if isinstance(answer, str) else ("", answer)
+def _reply(asked: str, answer: Answer, continued: tuple[Continued, ...] = ()) -> Reply:
+    letters = answer if isinstance(answer, dict) else {}
+    logprob_sum, num = answer if isinstance(answer, tuple) else (None, None)
+    text = answer if isinstance(answer, str) else max(letters, key=letters.__getitem__, default="")
     return Reply(
         text=text,
         prompt_tokens=len(asked),
         output_tokens=len(text),
         finish_reason="stop",
+        tokens=(text,) if letters else (),
+        logprobs=(letters,) if letters else (),
         logprob_sum=logprob_sum,
         token_count=num,
+        continued=continued,
+    )
+
+
+def _continued(answer: Answer) -> Continued:
+    assert isinstance(answer, tuple)
+    logprob_sum, num = answer
+    return Continued(
+        logprob_sum=logprob_sum, token_count=num, is_greedy=logprob_sum > math.log(0.5)
     )
 
 
@@ -112,13 +139,15 @@ def _read_table(file: str, where: str) -> list[tuple[re.Pattern[str], Answer]]:
         return [(re.compile(line["match"], re.DOTALL), _answer(line)) for line in lines]
     except FileNotFoundError:
         raise ValueError(f"{where}: there is no file {file}") from None
-    except (yaml.YAMLError, KeyError, TypeError, re.error) as error:
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, re.error) as error:
         raise ValueError(
             f"{where}: {file}: expected a YAML list of {{match, answer}}, found {error!r}"
         ) from error
 
 
 def _answer(line: dict[str, Any]) -> Answer:
+    if "letters" in line:
+        return {str(letter): float(logprob) for letter, logprob in line["letters"].items()}
     if "logprobs" not in line:
         return str(line["answer"])
     logprob_sum, num = line["logprobs"]

@@ -56,9 +56,12 @@ class Request:
     """One question to an engine."""
 
     chat: Chat
+    """One that ends with an assistant's turn is gone on with (a prefill)."""
     sampling: Sampling
     seed: int
     """The request's own, so that a row's answer does not depend on what else is in flight."""
+    raw: bool = False
+    """The one turn's text is gone on with as it is, without a chat template."""
     constraint: Constraint | None = None
     stop: tuple[str, ...] = ()
     """Texts at which the answer ends; they are not part of it."""
@@ -66,12 +69,34 @@ class Request:
     """Texts whose log-probabilities are wanted at every output position; what is no single token of
     the engine's is left out.
     """
+    min_tokens: int = 0
+    """The answer does not end before so many tokens."""
     perplexity: bool = False
     """Nothing is generated: the one turn's text, without template, is scored token by token."""
+    continuations: tuple[str, ...] = ()
+    """Nothing is generated: how likely each of these texts is to follow the chat, or the raw text,
+    is wanted. Blanks at the end of what they follow count as theirs, as lm-evaluation-harness has
+    it.
+    """
+    cut_left: bool = False
+    """Where prompt and answer are longer than the model's context, the prompt loses its beginning,
+    as in lm-evaluation-harness; else such a request is refused.
+    """
     purpose: str = ""
     """What it is asked for, such as score_responses: a word for ledgers of what was spent."""
     fresh: bool = False
     """Never answered from a cache: a repeat must be a draw of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continued:
+    """How likely a text is to follow another."""
+
+    logprob_sum: float
+    """Natural, over its tokens."""
+    token_count: int
+    is_greedy: bool
+    """Whether greedy decoding would have written it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +116,8 @@ class Reply:
     """Of the prompt's tokens but the first; only where `perplexity` was asked."""
     token_count: int | None = None
     """How many tokens `logprob_sum` is over."""
+    continued: tuple[Continued, ...] = ()
+    """Of the request's continuations, in their order."""
     model: str = ""
     """The model that answered, as a provider names it; empty where the engine's config says all."""
     yuan: float = 0.0
@@ -121,6 +148,21 @@ class Placement:
                 "min_actors, max_actors: expected 1 ≤ min ≤ max, "
                 f"found {self.min_actors}, {self.max_actors}"
             )
+
+
+def beyond_chat(request: Request) -> str:
+    """What a request wants that a provider of chats cannot do, or nothing."""
+    wanted = {
+        "score prompts": request.perplexity,
+        "go on with raw text": request.raw,
+        "tell how likely given texts are": bool(request.continuations),
+    }
+    return next((what for what, wants in wanted.items() if wants), "")
+
+
+def is_prefilled(chat: Chat) -> bool:
+    """Whether the answer has begun already: the chat ends with an assistant's turn."""
+    return bool(chat) and chat[-1]["role"] == "assistant"
 
 
 class EngineUnusable(Exception):

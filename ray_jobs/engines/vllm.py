@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ray_jobs.engines.continuing import Branch, continued, together
 from ray_jobs.engines.models import check_model, content_hash, is_local
 from ray_jobs.engines.seam import (
     NO_EFFECT_ON_ROWS,
@@ -118,6 +119,8 @@ class _Job:
     params: Any
     future: Future[Reply]
     heard: Heard | None = None
+    branch: Branch | None = None
+    """Of the request's continuations, those that this job scores."""
     pieces: list[str] = field(default_factory=list)
     """The text that was handed over."""
     num_tokens: int = 0
@@ -147,13 +150,14 @@ class VllmEngine:
 
     def submit(self, request: Request) -> Future[Reply]:
         """Ask. See the seam for what the future may raise."""
-        return self._submit(request, None)
+        return self._score(request) if request.continuations else self._submit(request, None)
 
     def listen(self, request: Request, heard: Heard) -> Future[Reply]:
         """Ask, and hand each new piece of text over as it comes, from the engine's thread. An
         answer that was heard in part is not asked again when the core dies: it is `failed`.
         """
         assert not request.perplexity, "there is no text to listen to"
+        assert not request.continuations, "there is no text to listen to"
         assert not request.logprobs_of, "log-probabilities come with whole answers only"
         return self._submit(request, heard)
 
@@ -166,12 +170,33 @@ class VllmEngine:
             return future
         wanted = list(self._tokens.single(request.logprobs_of))
         params = sampling_params(request, wanted, in_pieces=heard is not None)
-        self._inbox.put(
-            _Job(request=request, tokens=tokens, params=params, future=future, heard=heard)
-        )
+        job = _Job(request=request, tokens=tokens, params=params, future=future, heard=heard)
+        return self._put(job)
+
+    def _score(self, request: Request) -> Future[Reply]:
+        try:
+            branches = self._tokens.branches(request)
+        except Refused as refused:
+            future: Future[Reply] = Future()
+            future.set_exception(refused)
+            return future
+        jobs = [
+            _Job(
+                request=request,
+                tokens=branch.prompt,
+                params=sampling_params(request, branch.wanted, in_prompt=branch.num_scored > 0),
+                future=Future(),
+                branch=branch,
+            )
+            for branch in branches
+        ]
+        return together(branches, [self._put(job) for job in jobs])
+
+    def _put(self, job: _Job) -> Future[Reply]:
+        self._inbox.put(job)
         if self._gone:
             self._give_up()
-        return future
+        return job.future
 
     def close(self) -> None:
         """Stop the engine and its child process."""
@@ -255,6 +280,8 @@ class VllmEngine:
             job.future.set_exception(Refused(f"vLLM: {first_line(error)}"))
 
     def _reply(self, job: _Job, output: Any) -> Reply:
+        if job.branch is not None:
+            return continued(job.branch, output)
         if job.heard is None:
             return self._tokens.reply(job.request, output)
         return Reply(

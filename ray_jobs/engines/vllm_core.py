@@ -96,9 +96,12 @@ def engine_args(cfg: VllmConfig) -> dict[str, Any]:
     }
 
 
-def sampling_params(request: Request, wanted: list[int], *, in_pieces: bool) -> Any:
+def sampling_params(
+    request: Request, wanted: list[int], *, in_pieces: bool = False, in_prompt: bool = False
+) -> Any:
     """A request as vLLM takes it. `wanted`: tokens whose log-probabilities are asked for.
     `in_pieces`: text comes while it is written; else once, at the end, which is faster.
+    `in_prompt`: log-probabilities of the prompt's tokens are needed too.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -106,6 +109,17 @@ def sampling_params(request: Request, wanted: list[int], *, in_pieces: bool) -> 
     if request.perplexity:
         return SamplingParams(
             max_tokens=1, temperature=0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
+        )
+    if request.continuations:
+        # The last token of each is looked up where one token is generated; what stands before it,
+        # the same for all, is part of the prompt.
+        return SamplingParams(
+            max_tokens=1,
+            temperature=0,
+            prompt_logprobs=0 if in_prompt else None,
+            logprob_token_ids=wanted,
+            flat_logprobs=True,
+            detokenize=False,
         )
     constraint, sampling = request.constraint, request.sampling
     structured = (
@@ -119,6 +133,7 @@ def sampling_params(request: Request, wanted: list[int], *, in_pieces: bool) -> 
     )
     return SamplingParams(
         max_tokens=sampling.max_tokens,
+        min_tokens=request.min_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,

@@ -8,7 +8,8 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ray_jobs.engines.seam import Reply, Request
+from ray_jobs.engines.continuing import Branch, branches
+from ray_jobs.engines.seam import Reply, Request, is_prefilled
 from ray_jobs.outcomes import Refused
 
 if TYPE_CHECKING:
@@ -30,12 +31,10 @@ class Tokens:
         Some (Llama-Guard-3-1B's) take a turn's text only as a list of parts, and leave a plain text
         out without a word: the model would judge an empty conversation.
         """
-        from jinja2 import TemplateError
-
         if self._cfg.plain_text or not getattr(self._tokenizer, "chat_template", None):
             return None
         probe = "garrison"
-        with contextlib.suppress(TemplateError):  # it wants other turns than this one
+        with contextlib.suppress(Refused):  # it wants other turns than this one
             if probe not in self._filled([{"role": "user", "content": probe}]):
                 return (
                     f"vLLM engine for {self._cfg.model}: its chat template leaves out a turn given "
@@ -45,17 +44,26 @@ class Tokens:
 
     def encode(self, request: Request) -> list[int]:
         """The tokens of what is asked. Refused where the template or the length forbids it."""
-        from jinja2 import TemplateError
-
         with self._lock:
-            try:
-                tokens = self._encode(request)
-            except TemplateError as error:  # such as two turns of the same role
-                raise Refused(f"the model's chat template: {error}") from error
+            text, special = self._text(request)
+            tokens = list(self._tokenizer.encode(text, add_special_tokens=special))
         limit = self._cfg.max_model_len
+        if request.cut_left and not request.perplexity:
+            room = limit - request.sampling.max_tokens
+            if room < 1:
+                raise Refused(f"max_tokens {request.sampling.max_tokens}, max_model_len is {limit}")
+            return tokens[-room:]
         if len(tokens) >= limit:
             raise Refused(f"prompt of {len(tokens)} tokens, max_model_len is {limit}")
         return tokens
+
+    def branches(self, request: Request) -> list[Branch]:
+        """What the engine is asked to score the request's continuations. Refused as in encode."""
+        with self._lock:
+            text, special = self._text(request)
+            return branches(
+                self._tokenizer, text, special, request, limit=self._cfg.max_model_len - 1
+            )
 
     def single(self, texts: tuple[str, ...]) -> dict[int, str]:
         """Those of the texts that are a single token, by its id."""
@@ -89,18 +97,35 @@ class Tokens:
             logprobs=self._logprobs(request, answer),
         )
 
-    def _encode(self, request: Request) -> list[int]:
+    def _text(self, request: Request) -> tuple[str, bool]:
+        """The text that is gone on with, and whether the tokenizer adds its own tokens to it."""
+        chat = request.chat
         if request.perplexity:
-            return list(self._tokenizer.encode(request.chat[0]["content"]))
+            return chat[0]["content"], True
+        if request.raw:
+            begin = getattr(self._tokenizer, "bos_token", None)
+            return chat[0]["content"], not (begin and chat[0]["content"].startswith(begin))
         if self._cfg.plain_text:
-            text = "\n\n".join(turn["content"] for turn in request.chat)
-            return list(self._tokenizer.encode(text))
-        return list(self._tokenizer.encode(self._filled(request.chat), add_special_tokens=False))
+            return "\n\n".join(turn["content"] for turn in chat), True
+        return self._filled(chat), False
 
     def _filled(self, chat: list[dict[str, str]]) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        )
+        from jinja2 import TemplateError
+
+        begun = is_prefilled(chat) and bool(chat[-1]["content"])
+        turns = chat[:-1] if is_prefilled(chat) and not begun else chat
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    turns,
+                    tokenize=False,
+                    add_generation_prompt=not begun,
+                    continue_final_message=begun,
+                )
+            )
+        except (TemplateError, ValueError) as error:
+            # Such as two turns of the same role, or one that leaves out the turn to be gone on with
+            raise Refused(f"the model's chat template: {error}") from error
 
     def _logprobs(self, request: Request, answer: Any) -> tuple[dict[str, float], ...]:
         if not request.logprobs_of:
