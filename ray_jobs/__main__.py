@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-JOBS = ("fetch", "build_data")
+JOBS = ("fetch", "build_data", "evaluate", "report", "run")
 """Each is the function of that name in the module of that name."""
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,6 +21,9 @@ HELP = """usage: python -m ray_jobs <job> <recipe.yaml> [key=value …]
 jobs
   fetch        bring the public data and models that the recipe names
   build_data   collect → label → expand → answer → score → select → export
+  evaluate     put suites to models side by side: models.base=… models.tuned=…
+  report       one HTML page of what there is: data, training, figures with their intervals
+  run          build_data, train, evaluate and report in a row
 
 recipes        conf/tiny.yaml (no GPU, tiny models) · conf/rtx3090.yaml (one 24 GB card) ·
                conf/cluster.yaml (many GPUs)

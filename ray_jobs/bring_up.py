@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow.compute as pc
@@ -19,6 +20,7 @@ from ray_jobs.engines.seam import EngineConfig
 from ray_jobs.engines.vllm import VllmConfig
 from ray_jobs.judge import JudgeConfig
 from ray_jobs.question import Question
+from ray_jobs.sitting import Sitting
 from ray_jobs.steps import Step, Written
 from ray_jobs.tables import DONE, Folder, Table
 from serve import app as serve_app
@@ -27,11 +29,17 @@ log = logging.getLogger(__name__)
 
 
 class Models:
-    """The recipe's engines, each brought up at its first question, and taken down with `stack`."""
+    """The recipe's engines, each brought up at its first question, and taken down with `stack`.
 
-    def __init__(self, recipe: Recipe, stack: ExitStack) -> None:
+    `more` are engines beside those of the recipe, by names of their own: the models under test.
+    """
+
+    def __init__(
+        self, recipe: Recipe, stack: ExitStack, more: Mapping[str, EngineConfig] | None = None
+    ) -> None:
         self._recipe, self._stack = recipe, stack
-        self._engines = {name: _placed(engine) for name, engine in recipe.engines.items()}
+        self._named: dict[str, EngineConfig] = {**recipe.engines, **(more or {})}
+        self._engines = {name: _placed(engine) for name, engine in self._named.items()}
         self._judges: dict[str, JudgeConfig] = {}
         """Those that this job has brought up, by the names of their applications."""
 
@@ -67,9 +75,20 @@ class Models:
             write=write,
         )
 
+    def sitting(self, engine_name: str, out: Folder) -> Sitting:
+        """Several steps under `out` that one start of an engine answers."""
+        recipe = self._recipe
+        return Sitting(
+            self._engines[engine_name],
+            partial(self._bring_up, engine_name),
+            out,
+            recipe.ledger,
+            recipe.seed,
+        )
+
     def _bring_up(self, name: str) -> None:
         session.connect()
-        asked, engine = self._recipe.engines[name], self._engines[name]
+        asked, engine = self._named[name], self._engines[name]
         parts = dict(asked.asked.engines()) if isinstance(asked, JudgeEngineConfig) else {"": asked}
         for model in parts.values():
             if isinstance(model, VllmConfig) and model.model in tiny.NAMES:

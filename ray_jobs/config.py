@@ -18,6 +18,7 @@ from ray_jobs.engines.models import is_local
 from ray_jobs.engines.scripted import ScriptedConfig
 from ray_jobs.engines.seam import EngineConfig
 from ray_jobs.engines.vllm import VllmConfig
+from ray_jobs.evals.settings import Evaluate, Report
 from ray_jobs.judge import JudgeConfig
 from ray_jobs.ledger import LedgerConfig
 from ray_jobs.readers import Source
@@ -32,6 +33,7 @@ from ray_jobs.stages.perplexity import Perplexity
 from ray_jobs.stages.rewards import Rewards
 from ray_jobs.stages.selection import Selection
 from ray_jobs.steps import WhenChanged
+from ray_jobs.tested import read_evaluate, read_models
 
 KINDS: dict[str, type[Any]] = {
     "vllm": VllmConfig,
@@ -102,6 +104,13 @@ class Recipe:
     engines: Mapping[str, EngineConfig]
     judge: JudgeConfig | None
     build_data: BuildData
+    models: Mapping[str, str] = field(default_factory=dict)
+    """The models that `evaluate` compares, each with the first: a folder, a hub id (id@revision),
+    an embedded model, or `trained`: the one that `train` made in this `out`.
+    """
+    evaluate: Evaluate | None = None
+    """None where the recipe has no such section."""
+    report: Report = field(default_factory=Report)
 
 
 def cache() -> Path:
@@ -166,6 +175,9 @@ def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
         engines=engines,
         judge=judge,
         build_data=_build_data(where, where.mapping(data, "build_data")),
+        models=read_models(where, data.get("models")),
+        evaluate=read_evaluate(where, data.get("evaluate")),
+        report=where.section(Report, data.get("report") or {}, "report"),
     )
     _check_engine_names(where, recipe)
     return recipe
@@ -283,7 +295,12 @@ def _without(where: Where, found: Any) -> tuple[str, ...]:
 
 
 def _check_engine_names(where: Where, recipe: Recipe) -> None:
-    for key, name in recipe.build_data.engines().items():
+    named = recipe.build_data.engines()
+    if recipe.evaluate:
+        named["evaluate.engine"] = recipe.evaluate.engine
+        if recipe.evaluate.judge:
+            named["evaluate.judge"] = recipe.evaluate.judge
+    for key, name in named.items():
         if name not in recipe.engines:
             raise where.error(
                 key, f"there is no engine {name!r}; there are {', '.join(recipe.engines)}"

@@ -1,0 +1,212 @@
+"""Job: put every suite to every model, have answers judged, and mark them. `plan` is its table of
+contents; all figures follow from its last table and from people's labels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ray_jobs import tested, verdicts
+from ray_jobs.bring_up import Models
+from ray_jobs.config import Recipe
+from ray_jobs.engines.judge import JudgeEngineConfig
+from ray_jobs.engines.scripted import ScriptedConfig
+from ray_jobs.evals import asking_models, judged, marks, summary
+from ray_jobs.evals.exchange import exchange
+from ray_jobs.evals.queue import HOME
+from ray_jobs.evals.recompute import recompute
+from ray_jobs.evals.screen import print_screen
+from ray_jobs.evals.settings import Evaluate, suites_of
+from ray_jobs.evals.suite import SAMPLES, Suite
+from ray_jobs.lock import RunLock
+from ray_jobs.steps import Step, Written, deciding, refuse_changed, run_steps, up_to_date
+from ray_jobs.tables import Folder, Row, Table, batches, open_table, write_shards
+from ray_jobs.tested import Tested
+
+SHARD_ROWS = 5000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The steps of an evaluation, in the order in which they are run."""
+
+    steps: Sequence[Step]
+    """Samples, answers model by model, verdicts and, last, marks."""
+    about: summary.About
+
+
+def evaluate(recipe: Recipe) -> None:
+    """Bring every table of the evaluation up to date, and print and write its figures.
+
+    Raises ValueError for what a person has to mend, before anything is written.
+    """
+    cfg = section(recipe)
+    put(recipe, suites_of(cfg))
+
+
+def section(recipe: Recipe) -> Evaluate:
+    """The recipe's section. ValueError where it is missing, or there is no model to evaluate."""
+    if recipe.evaluate is None:
+        raise ValueError(f"{recipe.file}: evaluate: missing; conf/tiny.yaml shows such a section")
+    if not recipe.models:
+        raise ValueError(
+            f"{recipe.file}: models: missing; add to the command: models.base=… models.tuned=…"
+        )
+    return recipe.evaluate
+
+
+def put(recipe: Recipe, suites: Sequence[Suite]) -> None:
+    """Put these suites to the recipe's models."""
+    out = Folder(recipe.out) / HOME
+    models = models_of(recipe)
+    check(recipe, suites, models)
+    with ExitStack() as stack:
+        more = {_engine_name(name): one.engine for name, one in models.items()}
+        found = plan(recipe, suites, models, Models(recipe, stack, more))
+        if recipe.when_changed == "refuse":
+            refuse_changed(found.steps, out)
+        if not up_to_date(found.steps, out):
+            stack.enter_context(RunLock(out))
+            run_steps(found.steps, out)
+        out.write("recipe.json", json.dumps(asdict(recipe), ensure_ascii=False, indent=1).encode())
+    annotation = section(recipe).annotation
+    exchange(out, annotation, recipe.seed)
+    print_screen(recipe.out, recompute(out, found.about, annotation, recipe.seed))
+
+
+def models_of(recipe: Recipe) -> dict[str, Tested]:
+    """The models that are compared, in the recipe's order."""
+    engine = recipe.engines[section(recipe).engine]
+    return {
+        name: tested.tested(name, model, engine, recipe.out)
+        for name, model in recipe.models.items()
+    }
+
+
+def check(recipe: Recipe, suites: Sequence[Suite], models: Mapping[str, Tested]) -> None:
+    """Refuse what cannot work, before anything has been started or written."""
+    cfg = section(recipe)
+    if not suites:
+        raise ValueError(f"{recipe.file}: evaluate.suites: none is left; add one")
+    is_judged = [suite.name for suite in suites if suite.is_judged]
+    if is_judged and not cfg.judge:
+        raise ValueError(
+            f"{recipe.file}: evaluate.judge: missing; {is_judged[0]} needs one of kind judge"
+        )
+    try:
+        for name, one in models.items():
+            one.engine.check(_engine_name(name))
+            asking_models.check(suites, one.engine, f"models.{name}")
+        if is_judged:
+            judge = recipe.engines[cfg.judge]
+            if not isinstance(judge, JudgeEngineConfig | ScriptedConfig):
+                raise ValueError(f"evaluate.judge: {cfg.judge} is not of kind judge")
+            verdicts.check_prompts()
+            judge.check(cfg.judge)
+    except ValueError as error:
+        raise ValueError(f"{recipe.file}: {error}") from error
+
+
+def plan(
+    recipe: Recipe, suites: Sequence[Suite], models: Mapping[str, Tested], brought: Models
+) -> Plan:
+    """The steps, each with its inputs: one engine start a model, and one sitting of the judge."""
+    out, cfg = Folder(recipe.out) / HOME, section(recipe)
+    samples = {suite.name: _samples(suite) for suite in suites}
+    answers: dict[tuple[str, str], Step] = {}
+    for model in models:
+        sitting = brought.sitting(_engine_name(model), out)
+        for suite in suites:
+            question = asking_models.question_of(suite, f"{suite.name}-{model}")
+            answers[suite.name, model] = sitting.asked(
+                question, samples[suite.name], _asking(suite)
+            )
+    given: dict[tuple[str, str], Step] = {}
+    if any(suite.is_judged for suite in suites):
+        judging = brought.sitting(cfg.judge, out)
+        for model in models:
+            for suite in (one for one in suites if one.is_judged):
+                given[suite.name, model] = judging.asked(
+                    judged.question(f"{suite.name}-{model}-verdicts"),
+                    answers[suite.name, model],
+                    {"version": judged.VERSION},
+                )
+    pairs = [(suite, model) for model in models for suite in suites]
+    marked = Step(
+        name="marks",
+        decides={
+            "version": marks.VERSION,
+            **{f"reading of {suite.name}": dict(suite.decides) for suite in suites},
+        },
+        inputs=(*samples.values(), *answers.values(), *given.values()),
+        write=lambda home, _: Written(
+            shards=marks.write_marks(home, [_answered(out, *pair) for pair in pairs])
+        ),
+    )
+    steps = [*samples.values(), *answers.values(), *given.values(), marked]
+    names = [step.name for step in steps]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{recipe.file}: models: two tables would have the name {name}")
+    return Plan(steps=steps, about=_about(suites, models))
+
+
+def _engine_name(model: str) -> str:
+    return f"models.{model}"
+
+
+def _samples(suite: Suite) -> Step:
+    return Step(
+        name=suite.name,
+        decides=suite.decides,
+        write=lambda home, _: Written(
+            shards=write_shards(home, batches(single(suite), SAMPLES, SHARD_ROWS))
+        ),
+    )
+
+
+def single(suite: Suite) -> Iterator[Row]:
+    """The suite's samples. ValueError where two have one id: an answer would be counted twice."""
+    seen: set[str] = set()
+    for row in suite.samples():
+        if row["id"] in seen:
+            raise ValueError(f"{suite.name}: two samples have the id {row['id']}; remove one")
+        seen.add(row["id"])
+        yield row
+
+
+def _asking(suite: Suite) -> dict[str, Any]:
+    """What decides how samples are asked, beside the samples."""
+    return {
+        "version": asking_models.VERSION,
+        "sampling": deciding(suite.sampling),
+        "min_tokens": suite.min_tokens,
+        "stop": list(suite.stop),
+        "letters": suite.letters,
+    }
+
+
+def _answered(out: Folder, suite: Suite, model: str) -> marks.Answered:
+    answers = open_table(out / f"{suite.name}-{model}")
+    samples = open_table(out / suite.name)
+    assert samples is not None, "samples are made before they are asked"
+    assert answers is not None, "answers are there before they are marked"
+    given: Table | None = None
+    if suite.is_judged:
+        given = open_table(out / f"{suite.name}-{model}-verdicts")
+        assert given is not None, "verdicts are there before answers are marked"
+    return marks.Answered(
+        suite=suite, model=model, samples=samples, answers=answers, verdicts=given
+    )
+
+
+def _about(suites: Sequence[Suite], models: Mapping[str, Tested]) -> summary.About:
+    return summary.About(
+        models={name: one.title for name, one in models.items()},
+        protocols={suite.name: suite.protocol for suite in suites},
+        toys=tested.toys(models),
+    )
