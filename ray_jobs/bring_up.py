@@ -15,6 +15,7 @@ from ray_jobs import tiny
 from ray_jobs.asking import ask
 from ray_jobs.config import Recipe, cache, placed, placed_judge
 from ray_jobs.engines.judge import JudgeEngineConfig
+from ray_jobs.engines.kept import KEEPER
 from ray_jobs.engines.seam import EngineConfig
 from ray_jobs.engines.vllm import VllmConfig
 from ray_jobs.judge import JudgeConfig
@@ -31,6 +32,7 @@ class Models:
 
     def __init__(self, recipe: Recipe, stack: ExitStack) -> None:
         self._recipe, self._stack = recipe, stack
+        stack.callback(KEEPER.end)
         self._engines = {name: _placed(engine) for name, engine in recipe.engines.items()}
         self._judges: dict[str, JudgeConfig] = {}
         """Those that this job has brought up, by the names of their applications."""
