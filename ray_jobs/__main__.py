@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-JOBS = ("fetch", "build_data", "evaluate", "report", "run")
+JOBS = ("fetch", "preflight", "build_data", "train", "evaluate", "report", "run")
 """Each is the function of that name in the module of that name."""
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,7 +20,9 @@ HELP = """usage: python -m ray_jobs <job> <recipe.yaml> [key=value …]
 
 jobs
   fetch        bring the public data and models that the recipe names
+  preflight    say what the recipe needs of memory, disk and time, and refuse what cannot fit
   build_data   collect → label → expand → answer → score → select → export
+  train        fine-tune the base model on what build_data exported, or on train.data=…
   evaluate     put suites to models side by side: models.base=… models.tuned=…
   report       one HTML page of what there is: data, training, figures with their intervals
   run          build_data, train, evaluate and report in a row
@@ -31,6 +33,7 @@ recipes        conf/tiny.yaml (no GPU, tiny models) · conf/rtx3090.yaml (one 24
 keys           any key of the recipe: out=/data/run seed=7 build_data.answers.num_answers=2
                sources.mine.path=… adds a source, sources.samples=null removes one
                build_data.without=[expansion] leaves a part of the method out
+               train.learning_rates=[3e-7,6e-7] tries both, and keeps the better
                when_changed=rebuild makes tables again whose prompts, models or settings have
                changed
 

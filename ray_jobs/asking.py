@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from ray_jobs.asker import Asker, Attempts
+from ray_jobs.engines.kept import KEEPER
 from ray_jobs.engines.seam import EngineConfig, EngineUnusable
 from ray_jobs.ledger import Ledger, LedgerConfig
 from ray_jobs.question import Columns, Question, itself  # noqa: F401
@@ -112,8 +113,8 @@ class _Pool:
     def __init__(self, *args: Any) -> None:
         import ray
 
-        self._engine: EngineConfig = args[0]
-        self._args = (*args, ray.remote(num_cpus=0)(Attempts).remote())
+        self._engine = KEEPER.keep(args[0])
+        self._args = (self._engine, *args[1:], ray.remote(num_cpus=0)(Attempts).remote())
         self.num_asked = 0
         self.wall_s = 0.0
         self.last_error = "the engine's actors died"

@@ -16,6 +16,7 @@ from ray_jobs import tiny
 from ray_jobs.asking import ask
 from ray_jobs.config import Recipe, cache, placed, placed_judge
 from ray_jobs.engines.judge import JudgeEngineConfig
+from ray_jobs.engines.kept import KEEPER
 from ray_jobs.engines.seam import EngineConfig
 from ray_jobs.engines.vllm import VllmConfig
 from ray_jobs.judge import JudgeConfig
@@ -38,6 +39,7 @@ class Models:
         self, recipe: Recipe, stack: ExitStack, more: Mapping[str, EngineConfig] | None = None
     ) -> None:
         self._recipe, self._stack = recipe, stack
+        stack.callback(KEEPER.end)
         self._named: dict[str, EngineConfig] = {**recipe.engines, **(more or {})}
         self._engines = {name: _placed(engine) for name, engine in self._named.items()}
         self._judges: dict[str, JudgeConfig] = {}

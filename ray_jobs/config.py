@@ -34,6 +34,7 @@ from ray_jobs.stages.rewards import Rewards
 from ray_jobs.stages.selection import Selection
 from ray_jobs.steps import WhenChanged
 from ray_jobs.tested import read_evaluate, read_models
+from ray_jobs.training.settings import Train
 
 KINDS: dict[str, type[Any]] = {
     "vllm": VllmConfig,
@@ -100,10 +101,16 @@ class Recipe:
     """An absolute folder, or s3://… or gs://…"""
     seed: int = 0
     when_changed: WhenChanged = "refuse"
+    card: str = ""
+    """The GPU that the recipe is for, by a name in conf/cards.yaml: what preflight counts with on a
+    machine without one.
+    """
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
     engines: Mapping[str, EngineConfig]
     judge: JudgeConfig | None
     build_data: BuildData
+    train: Train | None = None
+    """None where the recipe has no such section."""
     models: Mapping[str, str] = field(default_factory=dict)
     """The models that `evaluate` compares, each with the first: a folder, a hub id (id@revision),
     an embedded model, or `trained`: the one that `train` made in this `out`.
@@ -129,6 +136,14 @@ def placed(engine: VllmConfig) -> VllmConfig:
         tokenizer=str(folder / tiny.PLANS[engine.model].tokenizer),
         revision=tiny.fingerprint(engine.model),
     )
+
+
+def placed_base(train: Train) -> Train:
+    """The section with an embedded model's name replaced by the folder it is, or will be, in."""
+    if train.base not in tiny.NAMES:
+        return train
+    folder = tiny.folder(train.base, cache())
+    return replace(train, base=str(folder), revision=tiny.fingerprint(train.base))
 
 
 def placed_judge(judge: JudgeConfig) -> JudgeConfig:
@@ -171,10 +186,12 @@ def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
         out=out,
         seed=where.number(data, "seed"),
         when_changed=where.choice(data, "when_changed", ("refuse", "rebuild")),
+        card=str(data.get("card") or ""),
         ledger=where.section(LedgerConfig, data.get("ledger") or {}, "ledger"),
         engines=engines,
         judge=judge,
         build_data=_build_data(where, where.mapping(data, "build_data")),
+        train=_train(where, data.get("train")),
         models=read_models(where, data.get("models")),
         evaluate=read_evaluate(where, data.get("evaluate")),
         report=where.section(Report, data.get("report") or {}, "report"),
@@ -272,6 +289,19 @@ def _build_data(where: Where, data: dict[str, Any]) -> BuildData:
         for name, kind in sections.items()
     }
     return BuildData(sources=absolute, without=_without(where, data.get("without")), **built)
+
+
+def _train(where: Where, entry: Any) -> Train | None:
+    if entry is None:
+        return None
+    built = where.section(Train, entry, "train")
+    is_folder = built.base not in tiny.NAMES and is_local(built.base)
+    return replace(
+        built,
+        base=_absolute(built.base) if is_folder else built.base,
+        data=_absolute(built.data) if built.data else "",
+        deepspeed=_absolute(built.deepspeed) if built.deepspeed else "",
+    )
 
 
 def _known(where: Where, name: str, entry: Any) -> Any:

@@ -81,6 +81,11 @@ class VllmConfig:
         """vLLM decodes under any constraint."""
         return True
 
+    @property
+    def outlives_a_step(self) -> bool:
+        """Whether it is kept for the next step; not on a GPU, since the judge may need the card."""
+        return self.placement.max_actors == 1 and not self.placement.gpus
+
     def identity(self) -> dict[str, Any]:
         """Model and revision, or the content of a local folder; precision and length, which change
         what is said.

@@ -8,16 +8,20 @@ import multiprocessing.connection
 import os
 import queue
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs.engines.models import is_local, weight_bytes
 from ray_jobs.engines.seam import EngineUnusable, Request
+from ray_jobs.engines.vllm_early import EarlyCore, replaces_a_worker
 
 if TYPE_CHECKING:
     from ray_jobs.engines.vllm import VllmConfig
 
 GIB = 1 << 30
+_lending = threading.Lock()
 _ADVICE = (
     "; if memory is short, lower max_model_len, max_num_seqs or gpu_memory_utilization, "
     "or take a smaller model"
@@ -51,16 +55,47 @@ def start(cfg: VllmConfig) -> Any:
 
 def _build(cfg: VllmConfig) -> Any:
     set_environment(cfg)
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.platforms import current_platform
-    from vllm.v1.engine.llm_engine import LLMEngine
-
-    _check_memory(cfg, current_platform)
-    engine = LLMEngine.from_engine_args(EngineArgs(**engine_args(cfg)), enable_multiprocessing=True)
+    if replaces_a_worker() and cfg.tensor_parallel_size == 1:
+        with EarlyCore() as core:
+            engine = _llm_engine(cfg, core)
+    else:
+        engine = _llm_engine(cfg, None)
     threading.Thread(
         target=_report_death, args=(engine.engine_core,), name="vllm-watch", daemon=True
     ).start()
     return engine
+
+
+def _llm_engine(cfg: VllmConfig, core: EarlyCore | None) -> Any:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    _check_memory(cfg, current_platform)
+    if core is None:
+        args = EngineArgs(**engine_args(cfg))
+        return LLMEngine.from_engine_args(args, enable_multiprocessing=True)
+    # As a class: named "uni", the CPU platform would replace it by worker processes.
+    args = EngineArgs(**engine_args(cfg), distributed_executor_backend=UniProcExecutor)
+    with _lent(core):
+        return LLMEngine.from_engine_args(args, enable_multiprocessing=True)
+
+
+@contextmanager
+def _lent(core: EarlyCore) -> Iterator[None]:
+    """Within, vLLM takes this process for the one it would make. It has no option for that."""
+    from vllm.v1.engine import utils as theirs_all
+
+    utils: Any = theirs_all  # it exports no types for what is lent
+
+    with _lending:
+        theirs = utils.get_mp_context
+        utils.get_mp_context = lambda: core
+        try:
+            yield
+        finally:
+            utils.get_mp_context = theirs
 
 
 def _report_death(core: Any) -> None:

@@ -8,10 +8,11 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 from ray import cloudpickle
@@ -43,8 +44,6 @@ class Obedient:
     in_flight: int = 32
 
     def open(self) -> Obedient:
-        if self.log == "no model":
-            raise EngineUnusable("engine x: there is no model")
         return self
 
     def submit(self, request: Request) -> Future[Reply]:
@@ -65,6 +64,39 @@ class Obedient:
                 raise error(f"{name}, it said")
         finish = "length" if word == "long" else "stop"
         return Reply(text=prompt, prompt_tokens=1, output_tokens=2, finish_reason=finish)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unstartable(Obedient):
+    """One that says why."""
+
+    outlives_a_step: bool
+
+    def open(self) -> Unstartable:
+        raise EngineUnusable("engine x: there is no model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lasting(Obedient):
+    """One that is kept for the next step; it notes the process it was opened in."""
+
+    opened: str
+    outlives_a_step: bool = True
+
+    def open(self) -> Lasting:
+        with Path(self.opened).open("a") as opened:
+            opened.write(f"{os.getpid()}\n")
+        return self
+
+
+KINDS = pytest.mark.parametrize("outlives_a_step", [False, True])
+
+
+def engine_of(tmp_path: Path, outlives_a_step: bool, delay_s: float = 0.0) -> Obedient:
+    log = str(tmp_path / "log")
+    if outlives_a_step:
+        return Lasting(log=log, delay_s=delay_s, opened=str(tmp_path / "opened"))
+    return Obedient(log=log, delay_s=delay_s)
 
 
 def _threads(held: list[ThreadPoolExecutor] = []) -> ThreadPoolExecutor:  # noqa: B006  one a process
@@ -146,13 +178,14 @@ def test_the_next_run_asks_exactly_the_failed_rows_again(tmp_path: Path) -> None
     assert Counter(row["outcome"] for row in rows) == {"done": 90, "failed": 10}
 
 
-def test_an_actor_killed_once_loses_no_row_and_redoes_only_what_was_in_flight_or_unsealed(
-    tmp_path: Path,
+@KINDS
+def test_an_engine_killed_once_loses_no_row_and_redoes_only_what_was_in_flight_or_unsealed(
+    tmp_path: Path, outlives_a_step: bool
 ) -> None:
     log = tmp_path / "log"
     prompts = [f"fine {k}" for k in range(300)]
     prompts[150] = "die-once 150"
-    rows, _ = run(tmp_path, prompts, Obedient(log=str(log), delay_s=0.02))
+    rows, _ = run(tmp_path, prompts, engine_of(tmp_path, outlives_a_step, delay_s=0.02))
     redone = len(log.read_text().splitlines()) - len(prompts)
     print(f"{redone} rows redone")
     assert sorted(row["id"] for row in rows) == [f"{k:04d}" for k in range(300)]
@@ -160,20 +193,55 @@ def test_an_actor_killed_once_loses_no_row_and_redoes_only_what_was_in_flight_or
     assert redone <= 32 + 20  # in flight, and in the shard that was not yet sealed
 
 
+@KINDS
 def test_a_row_that_kills_its_engine_is_quarantined_and_its_neighbours_are_not(
-    tmp_path: Path,
+    tmp_path: Path, outlives_a_step: bool
 ) -> None:
     prompts = [f"fine {k}" for k in range(200)]
     prompts[70] = "die 70"
-    rows, _ = run(tmp_path, prompts, Obedient(log=str(tmp_path / "log")))
+    rows, _ = run(tmp_path, prompts, engine_of(tmp_path, outlives_a_step))
     bad = [row for row in rows if row["outcome"] != "done"]
     assert [(row["id"], row["outcome"]) for row in bad] == [("0070", "quarantined")]
     assert len(rows) == 200
 
 
-def test_an_engine_that_cannot_start_ends_the_job_with_its_own_words(tmp_path: Path) -> None:
+def test_steps_that_name_one_engine_share_it_and_another_engine_ends_it(tmp_path: Path) -> None:
+    words = ["fine", "refused", "blocked", "failed", "nonsense"]
+    prompts = [f"{word} {k}" for k in range(10) for word in words]
+    engine = engine_of(tmp_path, outlives_a_step=True)
+    for step in ("first", "second"):
+        (tmp_path / step).mkdir()
+        rows, _ = run(tmp_path / step, prompts, engine)
+        assert Counter(row["outcome"] for row in rows) == {
+            "done": 10, "dropped": 10, "blocked": 10, "failed": 10, "unparsed": 10
+        }  # fmt: skip
+        assert {row["reason"] for row in rows if row["outcome"] == "dropped"} == {
+            "refused, it said"
+        }
+    [kept] = pids(engine)
+    assert psutil.pid_exists(kept)
+    (tmp_path / "third").mkdir()
+    other = replace(engine, delay_s=0.01)
+    run(tmp_path / "third", prompts, other)
+    assert pids(other)[0] == kept
+    assert len(pids(other)) == 2
+    _, alive = psutil.wait_procs([psutil.Process(kept)] if psutil.pid_exists(kept) else [], 10)
+    assert not alive
+
+
+def pids(engine: Obedient) -> list[int]:
+    """The processes that a lasting engine was opened in."""
+    assert isinstance(engine, Lasting)
+    return [int(line) for line in Path(engine.opened).read_text().splitlines()]
+
+
+@KINDS
+def test_an_engine_that_cannot_start_ends_the_job_with_its_own_words(
+    tmp_path: Path, outlives_a_step: bool
+) -> None:
+    engine = Unstartable(log="", outlives_a_step=outlives_a_step)
     with pytest.raises(EngineUnusable, match=r"^engine x: there is no model$"):
-        run(tmp_path, ["fine 1"], Obedient(log="no model"))
+        run(tmp_path, ["fine 1"], engine)
 
 
 def test_a_column_that_the_parser_forgot_ends_the_job_at_once(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from openai import APIError, BadRequestError, NotFoundError, OpenAI
 from ray_jobs import guards
 from ray_jobs.engines.seam import Constraint, EngineUnusable, Request, Sampling
 from ray_jobs.engines.vllm import VllmConfig, VllmEngine
+from ray_jobs.engines.vllm_early import replaces_a_worker
 from ray_jobs.engines.vllm_text import Tokens
 from ray_jobs.outcomes import Failed, Refused
 from serve import api, chat
@@ -265,6 +266,13 @@ def _core() -> list[psutil.Process]:
     cores = [process for process in children if "EngineCore" in " ".join(process.cmdline())]
     assert cores, "the engine's core is a child of this process"
     return cores
+
+
+def test_on_a_cpu_the_core_is_its_own_worker(engine: VllmEngine) -> None:
+    if not replaces_a_worker():
+        pytest.skip("vLLM is built for GPUs, or the machine has several memory nodes")
+    [core] = _core()
+    assert core.children(recursive=True) == []
 
 
 PARTS = (

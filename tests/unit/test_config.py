@@ -60,12 +60,30 @@ def test_a_dotlist_sets_keys_adds_sources_and_removes_them() -> None:
         ("seed=x", r"seed: expected a whole number"),
         ("out=null", r"out: missing"),
         ("engines.teacher.placement.max_actors=0", r"1 ≤ min ≤ max"),
+        ("train.learning_rat=1", r"train\.learning_rat: unknown key; did you mean .learning_rate"),
+        ("train.batch_size=0", r"train\.batch_size: expected a number ≥ 1, found 0"),
+        ("train.validation.shar=0", r"train\.validation.*shar"),
+        ("train=5", r"train: expected a mapping"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_in_one_line(key: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as error:
         config.load(TINY, [key])
     assert "\n" not in str(error.value)
+
+
+def test_the_section_train_may_be_left_out_and_its_paths_are_absolute() -> None:
+    assert config.load(TINY, ["train=null"]).train is None
+    train = config.load(TINY, ["train.data=rows.json", "train.base=./model"]).train
+    assert train is not None
+    assert Path(train.data).is_absolute()
+    assert Path(train.base).is_absolute()
+    named = config.load(TINY).train
+    assert named is not None
+    assert named.base == "garrison/tiny-base"
+    placed = config.placed_base(named)
+    assert Path(placed.base).parent == config.cache() / "models"
+    assert config.placed_base(train) is train
 
 
 def test_a_recipe_that_is_no_recipe_is_named(tmp_path: Path) -> None:
@@ -104,7 +122,8 @@ def test_exactly_these_settings_decide_no_row() -> None:
 
     recipe = config.load(TINY)
     provided = config.load(str(ROOT / "conf" / "dashscope.yaml")).engines.values()
-    for section in (recipe.ledger, *recipe.engines.values(), *provided, recipe.judge):
+    sections = (recipe.ledger, *recipe.engines.values(), *provided, recipe.judge, recipe.train)
+    for section in sections:
         visit(section)
     for item in dataclasses.fields(recipe.build_data):
         if dataclasses.is_dataclass(section := getattr(recipe.build_data, item.name)):
