@@ -14,6 +14,8 @@ from ray_jobs.agreement import CONFIDENCE, RESAMPLES, Estimate, kappa
 from ray_jobs.evals.labels import Key, Label, latest
 
 Array: TypeAlias = np.ndarray[Any, Any]
+MIN_ROWS = 10
+"""With fewer no interval is honest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ def fleiss(rows: list[list[str]], seed: int = 0) -> Estimate:
     agreement, each label once in what chance would do.
 
     None where all labels are one and the same: then chance agrees as well. No interval where all
-    rows agree alike, as where nobody ever disagrees: its width would tell nothing.
+    rows agree alike, as where nobody ever disagrees, or are few: its width would tell nothing.
     """
     assert all(len(row) > 1 for row in rows), "agreement takes two"
     names = sorted({label for row in rows for label in row})
@@ -70,7 +72,7 @@ def fleiss(rows: list[list[str]], seed: int = 0) -> Estimate:
     sizes = counts.sum(1)
     agreed = (counts * (counts - 1)).sum(1) / (sizes * (sizes - 1))
     value = float(_kappa(np.ones((1, len(rows))), agreed, counts)[0])
-    if not np.ptp(agreed):
+    if len(rows) < MIN_ROWS or not np.ptp(agreed):
         return Estimate(value=value, num=len(rows))
     kinds, kind_of = np.unique(counts, axis=0, return_inverse=True)
     of_kind = np.bincount(kind_of.ravel())
