@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-
+from ray_jobs.build_data import build_data
 from ray_jobs.config import Recipe
-from ray_jobs.evaluate import section
-
-JOBS = ("preflight", "build_data", "train", "evaluate", "report")
-"""Each is the function of that name in the module of that name."""
+from ray_jobs.evaluate import evaluate, section
+from ray_jobs.report import report
+from ray_jobs.train import train
 
 
 def run(recipe: Recipe) -> None:
     """All of them. What the evaluation lacks in the recipe is said before the first begins."""
     section(recipe)
-    for job in JOBS:
-        name = f"ray_jobs.{job}"
-        if importlib.util.find_spec(name):
-            getattr(importlib.import_module(name), job)(recipe)
+    for job in (build_data, train, evaluate, report):
+        job(recipe)
