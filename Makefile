@@ -35,6 +35,7 @@ setup: $(READY) ## install the locked packages into .venv, once (GPU=1: for an N
 
 demo: $(READY) ## the whole main job on the embedded recipe (no GPU, no network); prints where the results are
 	$(call limit,7200) $(BIN)/python -m ray_jobs build_data conf/tiny.yaml
+	$(call limit,3600) $(BIN)/python -m ray_jobs train conf/tiny.yaml
 
 test: $(READY) ## every test that needs no GPU (20 minutes at most)
 	$(call limit,1500) $(BIN)/python -m pytest tests/unit tests/local
@@ -54,6 +55,8 @@ bench: $(READY) ## benchmarks: ours beside a peer, and how times grow with the r
 	$(call limit,3600) $(BIN)/python -m benchmarks.judge
 	$(call limit,3600) $(BIN)/python -m benchmarks.judge_latency
 	$(call limit,3600) $(BIN)/python -m benchmarks.judge_peer
+	$(call limit,3600) $(BIN)/python -m benchmarks.train
+	$(call limit,3600) $(BIN)/python -m benchmarks.memory
 	$(call limit,3600) $(BIN)/python -m benchmarks.near_duplicates
 	$(call limit,3600) $(BIN)/python -m benchmarks.near_duplicates scale
 	$(call limit,3600) $(BIN)/python -m benchmarks.scale_tables

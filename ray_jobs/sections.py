@@ -63,7 +63,10 @@ class Where:
             inner = getattr(error, "full_key", "") or ""
             raise self.error(".".join(filter(None, (key, inner))), first_line(error)) from error
         except ValueError as error:
-            raise self.error(key, str(error)) from error
+            said = str(error)
+            if said.startswith((f"{key}.", f"{key}: ")):  # some name their keys in full
+                key, _, said = said.partition(": ")
+            raise self.error(key, said) from error
         assert isinstance(built, kind)
         return built
 
