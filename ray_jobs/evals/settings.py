@@ -11,19 +11,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS
+from ray_jobs.evals.attacks import Attacks
 from ray_jobs.evals.capability import Capability
 from ray_jobs.evals.cvalues import CValues
+from ray_jobs.evals.exact import Exact
 from ray_jobs.evals.harness import Harness
 from ray_jobs.evals.humaneval import HumanEval
+from ray_jobs.evals.new_safety import NewSafety
+from ray_jobs.evals.over_refusal import OverRefusal
 from ray_jobs.evals.queue import Annotation
 from ray_jobs.evals.safetybench import SafetyBench
 from ray_jobs.evals.suite import Suite
 
 SUITES: dict[str, type[Any]] = {
+    "attacks": Attacks,
     "capability": Capability,
     "cvalues": CValues,
+    "exact": Exact,
     "harness": Harness,
     "humaneval": HumanEval,
+    "new_safety": NewSafety,
+    "over_refusal": OverRefusal,
     "safetybench": SafetyBench,
 }
 """The section of each module of suites, by the module's name."""
