@@ -5,14 +5,15 @@ contents; all figures follow from its last table and from people's labels.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ray_jobs import tested, verdicts
+from ray_jobs import tested, tiny, verdicts
 from ray_jobs.bring_up import Models
-from ray_jobs.config import Recipe
+from ray_jobs.config import Recipe, cache
 from ray_jobs.engines.judge import JudgeEngineConfig
 from ray_jobs.engines.scripted import ScriptedConfig
 from ray_jobs.evals import asking_models, judged, marks, summary
@@ -28,6 +29,7 @@ from ray_jobs.tables import Folder, Row, Table, batches, open_table, write_shard
 from ray_jobs.tested import Tested
 
 SHARD_ROWS = 5000
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,19 @@ def evaluate(recipe: Recipe) -> None:
 
     Raises ValueError for what a person has to mend, before anything is written.
     """
-    cfg = section(recipe)
-    put(recipe, suites_of(cfg))
+    put(recipe, suites_of(_placed(section(recipe))))
+
+
+def _placed(cfg: Evaluate) -> Evaluate:
+    """The section with an embedded model's name replaced by the folder of its tokenizer: samples
+    are made with it before any model is asked.
+    """
+    attacks = cfg.suites.get("attacks")
+    if attacks is None or attacks.tokenizer not in tiny.NAMES:
+        return cfg
+    folder = tiny.ensure(attacks.tokenizer, cache(), log.info)
+    folder /= tiny.PLANS[attacks.tokenizer].tokenizer
+    return replace(cfg, suites={**cfg.suites, "attacks": replace(attacks, tokenizer=str(folder))})
 
 
 def section(recipe: Recipe) -> Evaluate:

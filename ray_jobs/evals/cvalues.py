@@ -136,21 +136,21 @@ def marks(row: Row) -> Iterator[Mark]:
     """
     if row["outcome"] != "done":
         missing = {"outcome": row["outcome"], "reason": row["reason"]}
+        yield Mark(measure=MEAN, score=None, **missing)
         for name in (STRICT, *PUBLISHED):
             yield Mark(measure=f"acc ({name})", score=None, **missing)
             yield Mark(measure=f"acc* ({name})", score=None, **missing)
-        yield Mark(measure=MEAN, score=None, **missing)
         return
     said = {STRICT: strict(row["answer"])}
     for name in PUBLISHED:
         said[name] = parsers()[name].read(row["answer"], row["gold"])
     if label := row.get("label"):
         said = {name: label if one == NEED_CHECK else one for name, one in said.items()}
-    for name, one in said.items():
-        yield from _both(name, one, row["gold"])
     right = sum(said[name] == row["gold"] for name in PUBLISHED)
     open_ones = {said[name] for name in PUBLISHED} & {NEED_CHECK}
     yield Mark(measure=MEAN, score=right / len(PUBLISHED), said=next(iter(open_ones), None))
+    for name, one in said.items():
+        yield from _both(name, one, row["gold"])
 
 
 def _both(name: str, said: str, gold: str) -> Iterator[Mark]:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Screen
 
+from ray_jobs.evals.oracles import SUFFIX
 from ray_jobs.evals.queue import HOME
 from ray_jobs.evals.summary import ALL, SUMMARY, TSV
 
@@ -29,7 +30,9 @@ def print_screen(out: str, summary: Mapping[str, Any]) -> None:
     for line in (*notes(summary), *_people(summary.get("human")), ""):
         console.print(line, highlight=False, soft_wrap=True)
     home = f"{out}/{HOME}"
-    console.print(f"figures     {home}/{SUMMARY}, {TSV} (by group too)", soft_wrap=True)
+    console.print(
+        f"figures     {home}/{SUMMARY}, {TSV}: all measures, by group too", soft_wrap=True
+    )
     console.print(f"samples     {home}/marks/manifest.json", soft_wrap=True)
 
 
@@ -64,7 +67,7 @@ def table(summary: Mapping[str, Any], suite: str) -> Screen:
     printed = whole(summary["paper"], "figures")
     paper = {(one["suite"], one["measure"]): one["printed"] for one in printed}
     screen = _screen(summary)
-    for measure in dict.fromkeys(key[1] for key in values if key[0] == suite):
+    for measure in main_measures(key[1] for key in values if key[0] == suite):
         mine = [values.get((suite, measure, name)) for name in (first, *others)]
         compared = [changes.get((suite, measure, name)) for name in others]
         left = "\n".join(f"[dim]    {line}[/]" for line in _open(mine))
@@ -72,6 +75,12 @@ def table(summary: Mapping[str, Any], suite: str) -> Screen:
         cells = [*map(_value, mine), *map(_change, compared), significance]
         screen.add_row(f"  {measure}\n{left}", *cells, _printed(paper.get((suite, measure))))
     return screen
+
+
+def main_measures(measures: Iterable[str]) -> list[str]:
+    """The first measure of a suite, and the oracle's of the same: what a screen has room for."""
+    found = list(dict.fromkeys(measures))
+    return [name for name in found if name in (found[0], f"{found[0]}{SUFFIX}")]
 
 
 def whole(summary: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
