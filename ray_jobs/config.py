@@ -18,7 +18,7 @@ from ray_jobs.engines.models import is_local
 from ray_jobs.engines.scripted import ScriptedConfig
 from ray_jobs.engines.seam import EngineConfig
 from ray_jobs.engines.vllm import VllmConfig
-from ray_jobs.evals.settings import Evaluate, Report
+from ray_jobs.evals.settings import Evaluate, Report, labellers
 from ray_jobs.judge import JudgeConfig
 from ray_jobs.ledger import LedgerConfig
 from ray_jobs.readers import Source
@@ -328,6 +328,7 @@ def _check_engine_names(where: Where, recipe: Recipe) -> None:
     named = recipe.build_data.engines()
     if recipe.evaluate:
         named["evaluate.engine"] = recipe.evaluate.engine
+        named |= labellers(recipe.evaluate)
         if recipe.evaluate.judge:
             named["evaluate.judge"] = recipe.evaluate.judge
     for key, name in named.items():

@@ -21,9 +21,10 @@ from ray_jobs.evals.exchange import exchange
 from ray_jobs.evals.queue import HOME
 from ray_jobs.evals.recompute import recompute
 from ray_jobs.evals.screen import print_screen
-from ray_jobs.evals.settings import Evaluate, suites_of
+from ray_jobs.evals.settings import Evaluate, labellers, steps_of, suites_of
 from ray_jobs.evals.suite import SAMPLES, Suite
 from ray_jobs.lock import RunLock
+from ray_jobs.stages import intents
 from ray_jobs.steps import Step, Written, deciding, refuse_changed, run_steps, up_to_date
 from ray_jobs.tables import Folder, Row, Table, batches, open_table, write_shards
 from ray_jobs.tested import Tested
@@ -114,6 +115,9 @@ def check(recipe: Recipe, suites: Sequence[Suite], models: Mapping[str, Tested])
         for name, one in models.items():
             one.engine.check(_engine_name(name))
             asking_models.check(suites, one.engine, f"models.{name}")
+        for labeller in labellers(cfg).values():
+            recipe.engines[labeller].check(labeller)
+            intents.check_prompts()
         if is_judged:
             judge = recipe.engines[cfg.judge]
             if not isinstance(judge, JudgeEngineConfig | ScriptedConfig):
@@ -129,7 +133,8 @@ def plan(
 ) -> Plan:
     """The steps, each with its inputs: one engine start a model, and one sitting of the judge."""
     out, cfg = Folder(recipe.out) / HOME, section(recipe)
-    samples = {suite.name: _samples(suite) for suite in suites}
+    needed = steps_of(cfg, brought.asked)
+    samples = {suite.name: _samples(suite, needed.get(suite.name, ())) for suite in suites}
     answers: dict[tuple[str, str], Step] = {}
     for model in models:
         sitting = brought.sitting(_engine_name(model), out)
@@ -160,7 +165,8 @@ def plan(
             shards=marks.write_marks(home, [_answered(out, *pair) for pair in pairs])
         ),
     )
-    steps = [*samples.values(), *answers.values(), *given.values(), marked]
+    before = [step for steps in needed.values() for step in steps]
+    steps = [*before, *samples.values(), *answers.values(), *given.values(), marked]
     names = [step.name for step in steps]
     for name in names:
         if names.count(name) > 1:
@@ -172,20 +178,21 @@ def _engine_name(model: str) -> str:
     return f"models.{model}"
 
 
-def _samples(suite: Suite) -> Step:
+def _samples(suite: Suite, needed: Sequence[Step]) -> Step:
     return Step(
         name=suite.name,
         decides=suite.decides,
-        write=lambda home, _: Written(
-            shards=write_shards(home, batches(single(suite), SAMPLES, SHARD_ROWS))
+        inputs=tuple(needed),
+        write=lambda home, tables: Written(
+            shards=write_shards(home, batches(single(suite, tables), SAMPLES, SHARD_ROWS))
         ),
     )
 
 
-def single(suite: Suite) -> Iterator[Row]:
+def single(suite: Suite, tables: Sequence[Table] = ()) -> Iterator[Row]:
     """The suite's samples. ValueError where two have one id: an answer would be counted twice."""
     seen: set[str] = set()
-    for row in suite.samples():
+    for row in suite.samples(*tables):
         if row["id"] in seen:
             raise ValueError(f"{suite.name}: two samples have the id {row['id']}; remove one")
         seen.add(row["id"])

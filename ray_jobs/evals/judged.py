@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_jobs import wire
+from ray_jobs.evals.prefills import whole_answer
 from ray_jobs.prompts import Chat
 from ray_jobs.question import Columns, Question, itself
 from ray_jobs.schema import _MODEL, _OUTCOME
@@ -42,7 +43,7 @@ def question(name: str) -> Question:
 
 def render(row: Row) -> Chat:
     """The judge's wire item: see serve/api.py."""
-    return wire.item("verdict", {**row, "scenario": row["group"]}, {"response": row["answer"]})
+    return wire.item("verdict", {**row, "scenario": row["group"]}, {"response": whole_answer(row)})
 
 
 def parse(text: str, row: Row) -> Columns:

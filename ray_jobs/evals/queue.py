@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS
 from ray_jobs.evals.labels import REPLIES, VERDICTS, Key, Label, digest
+from ray_jobs.evals.prefills import whole_answer
 from ray_jobs.tables import Folder, open_table
 
 HOME = "evaluated"
@@ -208,5 +209,6 @@ def _items(
             "evaluate` with this recipe again"
         )
     chosen = pc.field("id").isin(list(wanted)) & pc.field("answer").is_valid()
-    for row in answers.load(list(SHOWN), chosen).to_pylist():
-        yield Item(suite=suite, model=model, **row, **wanted[row["id"]])
+    for row in answers.load([*SHOWN, "asked"], chosen).to_pylist():
+        shown = {name: row[name] for name in SHOWN} | {"answer": whole_answer(row)}
+        yield Item(suite=suite, model=model, **shown, **wanted[row["id"]])

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ from ray_jobs.evals.over_refusal import OverRefusal
 from ray_jobs.evals.queue import Annotation
 from ray_jobs.evals.safetybench import SafetyBench
 from ray_jobs.evals.suite import Suite
+from ray_jobs.question import Question
+from ray_jobs.steps import Step
 
 SUITES: dict[str, type[Any]] = {
     "attacks": Attacks,
@@ -79,3 +81,26 @@ def suites_of(cfg: Evaluate) -> list[Suite]:
         if names.count(name) > 1:
             raise ValueError(f"evaluate.suites: two suites have the name {name}")
     return found
+
+
+def steps_of(
+    cfg: Evaluate, asked: Callable[[Question, str, Step, dict[str, Any]], Step]
+) -> dict[str, Sequence[Step]]:
+    """By suite: the steps that must be run before its samples can be made, in order. `asked` gives
+    the step that asks one of the recipe's engines.
+    """
+    found: dict[str, Sequence[Step]] = {}
+    for name, section in cfg.suites.items():
+        module = importlib.import_module(f"ray_jobs.evals.{name}")
+        if hasattr(module, "steps"):
+            found |= module.steps(section, asked)
+    return found
+
+
+def labellers(cfg: Evaluate) -> dict[str, str]:
+    """The engines that suites ask before there are samples, by the key that names each."""
+    return {
+        f"evaluate.suites.{name}.labeller": section.labeller
+        for name, section in cfg.suites.items()
+        if getattr(section, "labeller", "")
+    }

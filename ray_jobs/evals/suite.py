@@ -80,8 +80,9 @@ class Suite:
     """How it is asked and read, in one line, printed beside its figures."""
     decides: Mapping[str, Any]
     """What decides its samples and their reading: versions, settings, the hash of its files."""
-    samples: Callable[[], Iterable[Row]]
-    """The rows of SAMPLES. ValueError, one line, where a file is missing, cut or wrong."""
+    samples: Callable[..., Iterable[Row]]
+    """The rows of SAMPLES, from the tables of the steps that its module's function `steps` names,
+    where it has one. ValueError, one line, where a file is missing, cut or wrong."""
     marks: Callable[[Row], Iterator[Mark]]
     """What the measures make of one row of ANSWERS (with the columns of VERDICTS if it is judged).
     Pure. The same measures for every row, whatever its outcome.

@@ -49,7 +49,7 @@ def test_a_dotlist_sets_keys_adds_sources_and_removes_them() -> None:
         ("engines.teacher.kind=gpt", r"engines\.teacher\.kind: there is no kind 'gpt'"),
         ("engines.teacher.max_num_seqs=many", r"engines\.teacher\.max_num_seqs: "),
         ("engines.teacher.placement.gpu=1", r"engines\.teacher\.placement.*gpu"),
-        ("judge.backend=judge", r"judge\.backend: expected one of the engines teacher, found"),
+        ("judge.backend=judge", r"judge\.backend: expected one of the engines teacher, tested"),
         ("when_changed=maybe", r"when_changed: expected one of refuse, rebuild, found 'maybe'"),
         ("build_data.answers.num_answers=0", r"num_answers: expected at least 1"),
         ("build_data.answers.sampling.temperature=-1", r"temperature: expected 0 or more"),

@@ -124,7 +124,10 @@ def test_what_a_platform_wants_lies_beside_the_marks(tmp_path: Path) -> None:
 
 
 def test_the_judge_is_asked_and_read_by_its_wire() -> None:
+    begun = json.dumps({"chat": [{"role": "assistant", "content": "回"}]})
     row = {"id": "1", "prompt": "问", "language": "zh", "group": "NS", "answer": "答"}
+    assert "回答" in render({**row, "asked": begun})[0]["content"]
+    row["asked"] = json.dumps({"chat": [{"role": "user", "content": "问"}]})
     item = json.loads(render(row)[0]["content"])
     assert item == {
         "question": "verdict",
