@@ -34,8 +34,7 @@ help: ## list the targets
 setup: $(READY) ## install the locked packages into .venv, once (GPU=1: for an NVIDIA card)
 
 demo: $(READY) ## the whole main job on the embedded recipe (no GPU, no network); prints where the results are
-	$(call limit,7200) $(BIN)/python -m ray_jobs build_data conf/tiny.yaml
-	$(call limit,3600) $(BIN)/python -m ray_jobs train conf/tiny.yaml
+	$(call limit,7200) $(BIN)/python -m ray_jobs run conf/tiny.yaml
 
 test: $(READY) ## every test that needs no GPU (20 minutes at most)
 	$(call limit,1500) $(BIN)/python -m pytest tests/unit tests/local
@@ -57,6 +56,7 @@ bench: $(READY) ## benchmarks: ours beside a peer, and how times grow with the r
 	$(call limit,3600) $(BIN)/python -m benchmarks.judge_peer
 	$(call limit,3600) $(BIN)/python -m benchmarks.train
 	$(call limit,3600) $(BIN)/python -m benchmarks.memory
+	$(call limit,3600) $(BIN)/python -m benchmarks.evaluate_store
 	$(call limit,3600) $(BIN)/python -m benchmarks.near_duplicates
 	$(call limit,3600) $(BIN)/python -m benchmarks.near_duplicates scale
 	$(call limit,3600) $(BIN)/python -m benchmarks.scale_tables

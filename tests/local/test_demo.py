@@ -31,8 +31,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a finished run, and its screen."""
     out = tmp_path_factory.mktemp("demo")
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    call = [sys.executable, "-m", "ray_jobs", "build_data", "conf/tiny.yaml", f"out={out}"]
-    call += ["build_data.diversity.rounds=1"]  # the second starts two engines for a handful of rows
+    call = [sys.executable, "-m", "ray_jobs", "run", "conf/tiny.yaml", f"out={out}"]
+    call += ["build_data.diversity.rounds=1"]  # the second is for a handful of rows
     done = subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stderr[-3000:]
     (out / "progress.txt").write_text(done.stderr, encoding="utf-8")
@@ -109,7 +109,7 @@ def test_a_pair_is_scored_in_both_orders_with_its_spread(demo: tuple[Path, str])
 
 
 def test_the_screen_fits_and_says_where_the_results_are(demo: tuple[Path, str]) -> None:
-    lines = demo[1].splitlines()
+    lines = demo[1].split("\ntrained ")[0].splitlines()
     assert len(lines) <= 50
     where = re.search(r"data set +(\S+)", demo[1])
     assert where
@@ -134,3 +134,60 @@ def test_scored_rows_are_audited(demo: tuple[Path, str]) -> None:
     assert len(said["figures"]) == figures["num_rows"] > 0
     assert len(rows(demo, "audited")) >= 60
     assert "order moves a score by" in demo[1]
+
+
+def summary(demo: tuple[Path, str]) -> dict[str, Any]:
+    return dict(json.loads((demo[0] / "evaluated/summary.json").read_text(encoding="utf-8")))
+
+
+def change(demo: tuple[Path, str], suite: str, measure: str) -> dict[str, float]:
+    """Tuned less base on all samples of a suite, in 0…1."""
+    found = [
+        one["points"]
+        for one in summary(demo)["comparisons"]
+        if (one["suite"], one["measure"], one["group"]) == (suite, measure, "")
+    ]
+    assert len(found) == 1
+    print(suite, measure, found[0])
+    return dict(found[0])
+
+
+def test_the_tuned_model_is_safer_by_the_judge_and_by_the_oracle(demo: tuple[Path, str]) -> None:
+    for suite, measure, sign in (
+        ("new_safety", "safe", 1),
+        ("attacks-dimensions", "attack_success", -1),
+    ):
+        for reader in ("", "_by_oracle"):
+            found = change(demo, suite, measure + reader)
+            assert found["num"] >= (112 if suite == "new_safety" else 56)
+            assert min(sign * found["low"], sign * found["high"]) > 0
+
+
+def test_its_general_answers_stay_as_they_were(demo: tuple[Path, str]) -> None:
+    found = change(demo, "exact-general", "exact_match")
+    assert found["num"] == 250
+    assert found["low"] <= 0 <= found["high"]
+
+
+def test_every_sample_of_every_suite_is_marked_once(demo: tuple[Path, str]) -> None:
+    marks = rows(demo, "evaluated/marks")
+    keys = Counter((row["model"], row["suite"], row["measure"], row["id"]) for row in marks)
+    assert set(keys.values()) == {1}
+    num = Counter(
+        suite for model, suite, _ in {(m, s, i) for m, s, _, i in keys} if model == "tuned"
+    )
+    assert num["new_safety"] >= 14 * 8
+    assert num["safetybench-zh-0shot"] == 70
+    assert num["cvalues-responsibility"] == 40
+    assert num["lm-eval-gsm8k"] == 20
+
+
+def test_the_report_says_first_that_these_are_toys(demo: tuple[Path, str]) -> None:
+    where = re.search(r"(\S+\.html)", demo[1])
+    assert where
+    page = Path(where[1]).read_text(encoding="utf-8")
+    body = page[page.index("<body") :]
+    assert "toy models" in re.sub(r"<[^>]+>", " ", body)[:400]
+    assert "new_safety" in page
+    assert "<svg" in page
+    assert not re.search(r"""(?:src|href)=["']https?://""", page)
