@@ -193,7 +193,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
         build_data=_build_data(where, where.mapping(data, "build_data")),
         train=_train(where, data.get("train")),
         models=read_models(where, data.get("models")),
-        evaluate=read_evaluate(where, data.get("evaluate")),
+        evaluate=read_evaluate(where, data.get("evaluate"), cache()),
         report=where.section(Report, data.get("report") or {}, "report"),
     )
     _check_engine_names(where, recipe)

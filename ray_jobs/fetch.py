@@ -16,6 +16,7 @@ from ray_jobs.engines.vllm import VllmConfig
 from ray_jobs.hubs import Hubs, bring_file, reach
 from ray_jobs.readers import Source
 from ray_jobs.steps import JobFailed
+from ray_jobs.tested import TRAINED, fetched
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +30,18 @@ def fetch(recipe: Recipe) -> None:
 
     missing: list[str] = []
     models = sorted(_models(recipe))
+    evaluated = fetched(recipe.evaluate, cache()) if recipe.evaluate else []
     with reach(os.environ, token=get_token() or "") as hubs:
         for name, source in recipe.build_data.sources.items():
             try:
                 _bring_source(source, hubs)
             except (NotFetched, OSError) as error:
                 missing.append(f"sources.{name}: {error}")
+        for name in evaluated:
+            try:
+                bring_file(name, catalogue.load()[name], catalogue.kept_at(name, cache()), hubs)
+            except (NotFetched, OSError) as error:
+                missing.append(f"evaluate.suites: {name}: {error}")
         for model, revision in models:
             try:
                 _bring_model(model, revision, hubs)
@@ -42,7 +49,7 @@ def fetch(recipe: Recipe) -> None:
                 missing.append(str(error))
     for line in missing:
         log.error("missing: %s", line)
-    num_wanted = len(recipe.build_data.sources) + len(models)
+    num_wanted = len(recipe.build_data.sources) + len(evaluated) + len(models)
     if missing:
         raise JobFailed(
             f"{len(missing)} of the {num_wanted} sources and models of {recipe.file} are not here; "
@@ -70,12 +77,21 @@ def _bring_source(source: Source, hubs: Hubs) -> None:
 
 
 def _models(recipe: Recipe) -> set[tuple[str, str]]:
-    """The models that engines of this machine load from the hub, with their revisions."""
+    """The models that are run, trained and compared here and come from the hub, with their
+    revisions.
+    """
     engines = [engine for engine in recipe.engines.values() if isinstance(engine, VllmConfig)]
+    wanted = {(engine.model, engine.revision) for engine in engines}
+    if recipe.train is not None:
+        wanted.add((recipe.train.base, recipe.train.revision))
+    for model in recipe.models.values():
+        name, _, revision = model.partition("@")
+        if not TRAINED.fullmatch(model):
+            wanted.add((name, revision))
     return {
-        (engine.model, engine.revision)
-        for engine in engines
-        if engine.model not in tiny.NAMES and not is_local(engine.model)
+        (model, revision)
+        for model, revision in wanted
+        if model not in tiny.NAMES and not is_local(model)
     }
 
 

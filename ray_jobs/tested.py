@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ray_jobs import tiny
+from ray_jobs import catalogue, tiny
 from ray_jobs.engines.dashscope import DashScopeConfig
 from ray_jobs.engines.endpoint import EndpointConfig
 from ray_jobs.engines.models import is_local, weight_bytes
@@ -19,12 +19,14 @@ from ray_jobs.engines.scripted import ScriptedConfig
 from ray_jobs.engines.seam import EngineConfig
 from ray_jobs.engines.vllm import VllmConfig
 from ray_jobs.evals.queue import Annotation
+from ray_jobs.evals.safetybench_files import source, used
 from ray_jobs.evals.settings import SUITES, Evaluate
 from ray_jobs.sections import Where
 from ray_jobs.tables import Folder
 
 TRAINED = re.compile(r"trained(-without-[\w-]+)?")
 """The model that `train` made in this `out`, or in an ablation of it."""
+SOURCE, FETCHED = "source:", "fetched"
 TOY_BYTES = 100_000_000
 """The smallest language models that anybody uses have more."""
 
@@ -63,8 +65,12 @@ def _absolute(model: str) -> str:
     return str(Path(model).expanduser().absolute())
 
 
-def read_evaluate(where: Where, entry: Any) -> Evaluate | None:
-    """The section `evaluate`; evaluate.suites.<name>=null leaves a suite out."""
+def read_evaluate(where: Where, entry: Any, cache: Path) -> Evaluate | None:
+    """The section `evaluate`; evaluate.suites.<name>=null leaves a suite out.
+
+    A file of a suite may be given as `source:<name>`, an entry of conf/sources.yaml: it is then
+    where `fetch` puts it.
+    """
     if entry is None:
         return None
     found = where.mapping({"evaluate": entry}, "evaluate")
@@ -77,12 +83,48 @@ def read_evaluate(where: Where, entry: Any) -> Evaluate | None:
         engine=str(found["engine"]),
         judge=str(found.get("judge") or ""),
         suites={
-            name: where.section(SUITES[name], section, f"evaluate.suites.{name}")
+            name: where.section(
+                SUITES[name], _placed(where, section, cache), f"evaluate.suites.{name}"
+            )
             for name, section in suites.items()
             if section is not None
         },
         annotation=where.section(Annotation, found.get("annotation") or {}, "evaluate.annotation"),
     )
+
+
+def _placed(where: Where, section: Any, cache: Path) -> Any:
+    """A suite's section with the places of its files."""
+    if isinstance(section, dict):
+        return {key: _placed(where, one, cache) for key, one in section.items()}
+    if section == FETCHED:
+        return str(cache / "data")
+    if not isinstance(section, str) or not section.startswith(SOURCE):
+        return section
+    name = section.removeprefix(SOURCE)
+    if name not in catalogue.load():
+        raise where.error("evaluate.suites", f"there is no source {name!r} in conf/sources.yaml")
+    return str(catalogue.kept_at(name, cache))
+
+
+def fetched(evaluate: Evaluate, cache: Path) -> list[str]:
+    """The sources that the suites' files come from."""
+    given = set(_strings(asdict(evaluate)["suites"]))
+    names = [name for name in catalogue.load() if str(catalogue.kept_at(name, cache)) in given]
+    safetybench = evaluate.suites.get("safetybench")
+    if safetybench and safetybench.path == str(cache / "data"):
+        for one in safetybench.sets:
+            shots = max(safetybench.shots)
+            names += [source(file.name) for file in used(cache / "data", one, shots)]
+    return list(dict.fromkeys(names))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _strings(one)
 
 
 def tested(name: str, model: str, engine: EngineConfig, out: str) -> Tested:

@@ -41,7 +41,9 @@ class SafetyBench:
     """SafetyBench: which sets, how they are asked."""
 
     path: str
-    """The folder with test_zh.json, test_zh_subset.json, dev_zh.json, test_answers_zh.json, …"""
+    """The folder with test_zh.json, test_zh_subset.json, dev_zh.json, test_answers_zh.json, …; or
+    `fetched`: what `fetch` brings.
+    """
     sets: tuple[str, ...] = ("zh",)
     """zh, en and zh_subset."""
     shots: tuple[int, ...] = (5,)

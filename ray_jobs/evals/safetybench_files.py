@@ -43,12 +43,23 @@ def language(name: str) -> str:
 
 def used(folder: Path, name: str, num_shots: int) -> list[Path]:
     """The files that decide a suite."""
-    found = [folder / f"test_{name}.json", _key_file(folder, name)]
-    return [*found, folder / f"dev_{language(name)}.json"] if num_shots else found
+    found = [_at(folder, f"test_{name}.json"), _key_file(folder, name)]
+    return [*found, _at(folder, f"dev_{language(name)}.json")] if num_shots else found
+
+
+def source(file: str) -> str:
+    """The entry of conf/sources.yaml that brings a file, such as test_zh.json."""
+    return f"safetybench_{file.removesuffix('.json').removeprefix('test_')}"
+
+
+def _at(folder: Path, file: str) -> Path:
+    """A file in the folder itself, or where `fetch` puts it below the folder of all data."""
+    here = folder / file
+    return here if here.is_file() else next(folder.glob(f"{source(file)}/{file}"), here)
 
 
 def _key_file(folder: Path, name: str) -> Path:
-    here = folder / f"test_answers_{name}.json"
+    here = _at(folder, f"test_answers_{name}.json")
     return here if here.is_file() else folder / "opensource_data" / here.name
 
 
@@ -56,7 +67,7 @@ def read_questions(folder: Path, name: str) -> list[Question]:
     """A set's questions, with their answers where the key is there. ValueError, one line, where a
     file is missing, cut or wrong.
     """
-    file, key = folder / f"test_{name}.json", _key_file(folder, name)
+    file, key = _at(folder, f"test_{name}.json"), _key_file(folder, name)
     rows = _read(file, list)
     answers = read_key(key) if key.is_file() else {}
     found = [_question(row, f"{file} row {number}", answers) for number, row in enumerate(rows, 1)]
@@ -81,7 +92,7 @@ def read_key(file: Path) -> dict[str, int]:
 
 def read_shots(folder: Path, language: str) -> dict[str, list[Question]]:
     """The five examples of each category, in the file's order."""
-    file = folder / f"dev_{language}.json"
+    file = _at(folder, f"dev_{language}.json")
     found: dict[str, list[Question]] = {}
     for category, rows in _read(file, dict).items():
         if not isinstance(rows, list) or len(rows) != NUM_SHOTS:
