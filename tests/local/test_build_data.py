@@ -98,7 +98,14 @@ def test_a_changed_prompt_is_refused_by_name_and_rebuilt_from_there_on(own_tree:
     assert all(len([*(own_tree.out / step).glob("*/")]) == 1 for step in STEPS)
 
 
-@pytest.mark.parametrize("step", ["labelled", "answered", "scored_responses"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param("labelled", marks=pytest.mark.soak),
+        "answered",
+        pytest.param("scored_responses", marks=pytest.mark.soak),
+    ],
+)
 def test_a_driver_killed_in_the_middle_of_a_step_loses_and_doubles_no_row(
     job: Any, tmp_path: Path, step: str
 ) -> None:

@@ -155,7 +155,7 @@ def test_a_cut_answer_says_so(ask: Callable[..., Reply]) -> None:
 def test_log_probabilities_may_be_asked_for_and_are_not_given(ask: Callable[..., Reply]) -> None:
     reply = ask(says(message()), request={"logprobs_of": ("0", "1")})
     assert reply.logprobs == ()
-    with pytest.raises(EngineUnusable, match="gives no log-probabilities; use kind vllm"):
+    with pytest.raises(EngineUnusable, match="cannot score prompts; use kind vllm"):
         ask(says(message()), request={"perplexity": True})
 
 

@@ -154,7 +154,14 @@ def test_figures_are_as_by_hand_and_a_second_run_does_nothing(evaluation: Evalua
     assert figures(evaluation.summary()) == found
 
 
-@pytest.mark.parametrize("step", ["sums-base", "locks-tuned", "locks-base-verdicts"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param("sums-base", marks=pytest.mark.soak),
+        "locks-tuned",
+        pytest.param("locks-base-verdicts", marks=pytest.mark.soak),
+    ],
+)
 def test_a_killed_run_goes_on_and_has_every_sample_once(evaluation: Evaluation, step: str) -> None:
     slow = [f"engines.{name}.delay_s=0.5" for name in ("model", "judge")]
     running = evaluation.start(*slow)
