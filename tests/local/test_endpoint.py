@@ -336,6 +336,6 @@ def test_log_probabilities_are_not_promised(server: Server, ask: Callable[..., R
     ask(says(completion()))
     engine = config(server).open()
     request = Request(chat=[], sampling=Sampling(), seed=0, perplexity=True)
-    with pytest.raises(EngineUnusable, match="scores no prompts"):
+    with pytest.raises(EngineUnusable, match="cannot score prompts"):
         engine.submit(request)
     engine.close()
