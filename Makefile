@@ -37,7 +37,7 @@ demo: $(READY) ## the whole main job on the embedded recipe (no GPU, no network)
 	$(call limit,7200) $(BIN)/python -m ray_jobs run conf/tiny.yaml
 
 test: $(READY) ## every test that needs no GPU (20 minutes at most)
-	$(call limit,1700) $(BIN)/python -m pytest tests/unit tests/local
+	$(call limit,2700) $(BIN)/python -m pytest tests/unit tests/local
 
 soak: $(READY) ## the long tests
 	$(call limit,14400) $(BIN)/python -m pytest -m soak $(wildcard tests/soak) tests/local
