@@ -222,6 +222,7 @@ def test_one_that_is_stopped_and_then_loses_a_worker_ends_as_if_nothing_had_been
         )
 
 
+@pytest.mark.soak
 def test_trials_are_compared_and_the_best_is_the_model(
     tmp_path: Path, base: Path, head: Any
 ) -> None:
