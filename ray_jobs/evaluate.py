@@ -165,8 +165,11 @@ def plan(
             shards=marks.write_marks(home, [_answered(out, *pair) for pair in pairs])
         ),
     )
-    before = [step for steps in needed.values() for step in steps]
-    steps = [*before, *samples.values(), *answers.values(), *given.values(), marked]
+    labels = [step for steps in needed.values() for step in steps]
+    # Files are read first: what is wrong with one is said before any engine starts.
+    read = [one for name, one in samples.items() if name not in needed]
+    labelled = [one for name, one in samples.items() if name in needed]
+    steps = [*read, *labels, *labelled, *answers.values(), *given.values(), marked]
     names = [step.name for step in steps]
     for name in names:
         if names.count(name) > 1:
@@ -179,14 +182,15 @@ def _engine_name(model: str) -> str:
 
 
 def _samples(suite: Suite, needed: Sequence[Step]) -> Step:
-    return Step(
-        name=suite.name,
-        decides=suite.decides,
-        inputs=tuple(needed),
-        write=lambda home, tables: Written(
-            shards=write_shards(home, batches(single(suite, tables), SAMPLES, SHARD_ROWS))
-        ),
-    )
+    def write(home: Folder, tables: Sequence[Table]) -> Written:
+        try:
+            rows = batches(single(suite, tables), SAMPLES, SHARD_ROWS)
+            return Written(shards=write_shards(home, rows))
+        except ValueError:
+            home.delete()  # or the right file would be refused for what the wrong one began
+            raise
+
+    return Step(name=suite.name, decides=suite.decides, inputs=tuple(needed), write=write)
 
 
 def single(suite: Suite, tables: Sequence[Table] = ()) -> Iterator[Row]:

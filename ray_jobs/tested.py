@@ -14,7 +14,7 @@ from typing import Any
 from ray_jobs import catalogue, tiny
 from ray_jobs.engines.dashscope import DashScopeConfig
 from ray_jobs.engines.endpoint import EndpointConfig
-from ray_jobs.engines.models import is_local, weight_bytes
+from ray_jobs.engines.models import check_model, is_local, weight_bytes
 from ray_jobs.engines.scripted import ScriptedConfig
 from ray_jobs.engines.seam import EngineConfig
 from ray_jobs.engines.vllm import VllmConfig
@@ -132,6 +132,8 @@ def tested(name: str, model: str, engine: EngineConfig, out: str) -> Tested:
     key, title = f"models.{name}", model
     if TRAINED.fullmatch(model):
         title, model = f"{model} in {out}", _trained(key, model, out)
+    elif isinstance(engine, VllmConfig) and model not in tiny.NAMES:
+        check_model(model if is_local(model) else model.partition("@")[0], key)
     return Tested(
         name=name,
         title=title,
