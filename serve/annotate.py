@@ -158,7 +158,7 @@ def build(args: dict[str, str]) -> Application:
     For `serve run serve.annotate:build recipe=<recipe.yaml> [key=value …]`.
     """
     from ray_jobs import config
-    from serve.app import _serve_at
+    from serve.app import serve_at
 
     overrides = dict(args)
     file = overrides.pop("recipe", "conf/tiny.yaml")
@@ -174,5 +174,5 @@ def build(args: dict[str, str]) -> Application:
             "(evaluate.annotation.token_env), or listen on 127.0.0.1"
         )
     application_ = desk(cfg, recipe.out, recipe.seed, token)
-    _serve_at(cfg.host, cfg.port)
+    serve_at(cfg.host, cfg.port)
     return application_

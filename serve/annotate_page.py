@@ -71,7 +71,7 @@ class Page:
 def _is_meant(request: HttpRequest) -> bool:
     """Whether a browser was sent here by a name of this machine, or must show a token anyway."""
     host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
-    return bool(web._limits().token_digest) or host.strip("[]") in THIS_MACHINE
+    return bool(web.current_limits().token_digest) or host.strip("[]") in THIS_MACHINE
 
 
 @cache

@@ -51,11 +51,12 @@ def build(args: dict[str, str]) -> Application:
     for _, engine in cfg.engines():
         if getattr(engine, "model", None) in tiny.NAMES:
             tiny.ensure(engine.model, config.cache(), log.info)  # type: ignore[attr-defined]
-    _serve_at(cfg.host, cfg.port)
+    serve_at(cfg.host, cfg.port)
     return application(config.placed_judge(cfg), config.cache(), token)
 
 
-def _serve_at(host: str, port: int) -> None:
+def serve_at(host: str, port: int) -> None:
+    """Start Serve with HTTP there. ValueError where a job's judge runs without a port."""
     connect()
     from ray import serve as ray_serve
 

@@ -105,7 +105,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         request = HttpRequest(scope)
-        limits = _limits()
+        limits = current_limits()
         if limits.token_digest and request.url.path not in OPEN_PATHS:
             given = request.headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(digest(given), limits.token_digest):
@@ -138,7 +138,8 @@ def _too_long(limits: Limits) -> str:
     return f"the body is longer than {limits.max_body_bytes} bytes"
 
 
-def _limits() -> Limits:
+def current_limits() -> Limits:
+    """Those of the application whose replica asks."""
     # The application is packed before any replica is there, and unpacked inside each.
     from ray import serve as ray_serve
 

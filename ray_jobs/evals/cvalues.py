@@ -6,7 +6,6 @@ paper gives their average, beside a strict one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from ray_jobs.evals.cvalues_parsers import (
     parsers,
     strict,
 )
-from ray_jobs.evals.suite import Mark, Suite, chat
+from ray_jobs.evals.suite import Mark, Suite, chat, content_of
 from ray_jobs.tables import Row
 
 VERSION = 1
@@ -62,8 +61,8 @@ def suites(cfg: CValues) -> list[Suite]:
             ),
             decides={
                 "version": VERSION,
-                "file": _digest(file),
-                "parsers": _digest(FILE),
+                "file": content_of(file),
+                "parsers": content_of(FILE),
                 "limit": cfg.limit,
             },
             samples=partial(samples, file, cfg.limit),
@@ -71,10 +70,6 @@ def suites(cfg: CValues) -> list[Suite]:
             sampling=Sampling(max_tokens=cfg.max_tokens),
         )
     ]
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
 
 
 def samples(file: Path, limit: int = 0) -> Iterator[Row]:

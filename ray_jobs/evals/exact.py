@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from ray_jobs import formats
 from ray_jobs.engines.seam import Sampling
-from ray_jobs.evals.suite import Mark, Suite, chat
+from ray_jobs.evals.suite import Mark, Suite, chat, content_of
 from ray_jobs.tables import Row
 
 VERSION = 1
@@ -45,7 +44,6 @@ def suites(cfg: Exact) -> list[Suite]:
 
 
 def _suite(name: str, file: Path, max_tokens: int) -> Suite:
-    there = file.is_file()
     return Suite(
         name=f"exact-{name}",
         protocol=(
@@ -54,7 +52,7 @@ def _suite(name: str, file: Path, max_tokens: int) -> Suite:
         ),
         decides={
             "version": VERSION,
-            "file": hashlib.sha256(file.read_bytes()).hexdigest()[:16] if there else "absent",
+            "file": content_of(file),
         },
         samples=partial(samples, file),
         marks=marks,

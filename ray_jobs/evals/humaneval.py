@@ -7,7 +7,6 @@ programs in its own process, and needs the hub for it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 from ray_jobs.engines.seam import Sampling
 from ray_jobs.evals import sandbox
-from ray_jobs.evals.suite import Mark, Suite, chat, text
+from ray_jobs.evals.suite import Mark, Suite, chat, content_of, text
 from ray_jobs.tables import Row
 
 VERSION = 1
@@ -77,7 +76,7 @@ def suites(cfg: HumanEval) -> list[Suite]:
             ),
             decides={
                 "version": VERSION,
-                "file": _digest(file),
+                "file": content_of(file),
                 "style": cfg.style,
                 "seconds": cfg.seconds,
                 "limit": cfg.limit,
@@ -88,10 +87,6 @@ def suites(cfg: HumanEval) -> list[Suite]:
             stop=STOPS,
         )
     ]
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
 
 
 def samples(file: Path, style: str, limit: int = 0) -> Iterator[Row]:

@@ -4,7 +4,6 @@ has to go on from there.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_jobs.evals.attack_files import Found, sample
-from ray_jobs.evals.suite import chat
+from ray_jobs.evals.suite import chat, content_of
 from ray_jobs.tables import Row
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def identity(place: str) -> str:
     file = located(place)
     if file is None:
         return place
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
+    return content_of(file)
 
 
 def whole_answer(row: Row) -> str:

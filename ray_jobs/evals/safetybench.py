@@ -5,7 +5,6 @@ The paper's figure is the full Chinese set, five-shot, raw prompts, greedy, micr
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from ray_jobs.engines.seam import Sampling
 from ray_jobs.evals import safetybench_files as files
 from ray_jobs.evals.letters import published, strict
 from ray_jobs.evals.safetybench_files import LETTERS, Question
-from ray_jobs.evals.suite import Mark, Suite, text
+from ray_jobs.evals.suite import Mark, Suite, content_of, text
 from ray_jobs.tables import Row
 
 VERSION = 1
@@ -89,7 +88,7 @@ def _suite(cfg: SafetyBench, name: str, num_shots: int, by_logits: bool) -> Suit
         protocol=f"{num_shots}-shot, raw published prompt, {how}, micro average{limit}",
         decides={
             "version": VERSION,
-            "files": {file.name: _digest(file) for file in used},
+            "files": {file.name: content_of(file) for file in used},
             "num_shots": num_shots,
             "by_logits": by_logits,
             "limit": cfg.limit,
@@ -101,10 +100,6 @@ def _suite(cfg: SafetyBench, name: str, num_shots: int, by_logits: bool) -> Suit
         letters=by_logits,
         files=submission,
     )
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
 
 
 def samples(cfg: SafetyBench, name: str, num_shots: int, by_logits: bool) -> Iterator[Row]:

@@ -4,9 +4,11 @@ verdicts → marks.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -109,3 +111,8 @@ def chat(*turns: tuple[str, str]) -> str:
 def text(raw: str) -> str:
     """The column `asked` of a text that the model goes on with, without a chat template."""
     return json.dumps({"text": raw}, ensure_ascii=False)
+
+
+def content_of(file: Path) -> str:
+    """What decides a suite's file, for fingerprints. An absent one is refused when it is read."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
