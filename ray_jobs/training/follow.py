@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -74,30 +76,45 @@ def follow(starts: Sequence[Start], at_once: int, work: Work | None) -> list[Run
     waiting = list(enumerate(starts))
     active: dict[int, _Bar] = {}
     ended: dict[int, Run] = {}
-    is_stopping = False
-    while active or (waiting and not is_stopping):
-        try:
-            while waiting and len(active) < at_once and not is_stopping:
+    with _told_to_stop() as is_told:
+        while active or (waiting and not is_told()):
+            while waiting and len(active) < at_once and not is_told():
                 number, start = waiting.pop(0)
                 active[number] = _Bar(*start(), number, work)
             time.sleep(POLL_S)
             for number, bar in list(active.items()):
                 if bar.update():
                     ended[number] = active.pop(number).run
-        except KeyboardInterrupt:
-            if is_stopping:
-                raise
-            is_stopping = True
-            log.info("stopping after this step; Ctrl-C again to stop at once")
-            for number, bar in list(active.items()):
-                if bar.run.num_workers:
-                    bar.run.stop()
-                else:  # they have not started: there is nothing to wait for
-                    bar.close()
+                elif is_told() and not bar.stop():
                     del active[number]
-    if is_stopping:
-        raise KeyboardInterrupt
+        if is_told():
+            raise KeyboardInterrupt
     return [ended[number] for number in sorted(ended)]
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether a Ctrl-C or a SIGTERM has come. The first only says so: raised in the middle of an
+    import, a write or a poll, it would leave that half done. The second does what it did before.
+    """
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    is_told = False
+
+    def tell(*_: object) -> None:
+        nonlocal is_told
+        is_told = True
+        restore()
+
+    def restore() -> None:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+    for one in before:
+        signal.signal(one, tell)
+    try:
+        yield lambda: is_told
+    finally:
+        restore()
 
 
 class _Bar:
@@ -108,7 +125,7 @@ class _Bar:
 
         self.run, self._track, self._work = run, track, work
         self._tracked = len(run.curve)
-        self._is_started = False
+        self._is_started = self._is_stopping = False
         self._bar: Any = tqdm(
             total=run.num_steps,
             initial=len(run.curve),
@@ -138,6 +155,16 @@ class _Bar:
             self.run.write_curve()
             self.run.done.result()
         return is_done
+
+    def stop(self) -> bool:
+        """Let the run save and end after its step; returns whether there is that to wait for."""
+        if self.run.num_workers and not self._is_stopping:
+            self._is_stopping = True
+            self.run.stop()
+            log.info("stopping after this step; Ctrl-C again to stop at once")
+        elif not self._is_stopping:
+            self.close()
+        return self._is_stopping
 
     def _figures(self) -> str:
         return figures(self.run.curve, self._work) if self._is_started else "workers are starting"
