@@ -58,6 +58,22 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Where Serve listens, on a Ray of this file's own."""
+    from cluster.session import connect
+
+    connect()
+    import ray
+    from ray import serve as ray_serve
+
+    number = free_port()
+    ray_serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": number})
+    yield number
+    ray_serve.shutdown()
+    ray.shutdown()
+
+
 @dataclass(frozen=True)
 class Head:
     """A Ray head with authentication, as `ray start --head` makes it."""
@@ -69,7 +85,7 @@ class Head:
 @pytest.fixture(scope="session")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """Started once; its address and token are in the environment that jobs get."""
-    ports = [_free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3)]
     # The path is short because Ray puts sockets under it.
     folder = Path("/tmp") / f"ray-{secrets.token_hex(3)}"
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -93,7 +109,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

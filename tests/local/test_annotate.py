@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,10 +19,10 @@ import psutil
 import pytest
 import yaml
 
-from cluster.session import connect
 from ray_jobs.evals.labels import LabelStore, latest
 from ray_jobs.evals.queue import HOME, Annotation
 from ray_jobs.tables import Folder
+from tests.local.conftest import free_port
 from tests.local.evaluated import evaluated
 
 pytestmark = pytest.mark.timeout(180)
@@ -50,27 +49,6 @@ class Desk:
     def labels(self) -> list[Any]:
         """What is on the disk."""
         return latest(LabelStore(Folder(str(self.out)) / HOME).read())
-
-
-def free_port() -> int:
-    """One that nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """Serve with HTTP."""
-    connect()
-    import ray
-    from ray import serve as ray_serve
-
-    number = free_port()
-    ray_serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": number})
-    yield number
-    ray_serve.shutdown()
-    ray.shutdown()
 
 
 Start = Callable[..., Desk]

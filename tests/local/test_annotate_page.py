@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from cluster.session import connect
 from ray_jobs.evals.human import human
 from ray_jobs.evals.labels import LabelStore, latest
 from ray_jobs.evals.queue import HOME, Annotation
@@ -20,7 +19,6 @@ from ray_jobs.tables import Folder, open_table
 from tests.local import browser
 from tests.local.browser import Browser, Person
 from tests.local.evaluated import evaluated
-from tests.local.test_annotate import free_port
 
 pytestmark = [
     pytest.mark.timeout(240),
@@ -57,20 +55,6 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """One browser for all tests."""
     with browser.started(tmp_path_factory.mktemp("profile")) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """Serve with HTTP."""
-    connect()
-    import ray
-    from ray import serve as ray_serve
-
-    number = free_port()
-    ray_serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": number})
-    yield number
-    ray_serve.shutdown()
-    ray.shutdown()
 
 
 @pytest.fixture
