@@ -17,6 +17,10 @@ Chat: TypeAlias = list[dict[str, str]]
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LANGUAGES = ("zh", "en")
+CHAT_DATE = "26 Jul 2024"
+"""What Llama's template prints where it knows no date. With today's no two runs would be alike, nor
+would a model be asked as it was trained.
+"""
 
 
 @cache

@@ -29,6 +29,7 @@ from ray_jobs.engines.seam import (
 from ray_jobs.engines.vllm_core import first_line, sampling_params, start
 from ray_jobs.engines.vllm_text import Tokens
 from ray_jobs.outcomes import Failed, Quarantined, Refused
+from ray_jobs.prompts import CHAT_DATE
 
 DEATHS_ALONE = 2  # once may be a machine's doing; twice, alone in the engine, is the request's
 
@@ -101,6 +102,7 @@ class VllmConfig:
             "dtype": self.dtype,
             "quantization": self.quantization,
             "max_model_len": self.max_model_len,
+            "date": CHAT_DATE,
         }
 
     def check(self, name: str) -> None:

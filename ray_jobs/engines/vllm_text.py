@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ray_jobs.engines.continuing import Branch, branches
 from ray_jobs.engines.seam import Reply, Request, is_prefilled
 from ray_jobs.outcomes import Refused
+from ray_jobs.prompts import CHAT_DATE
 
 if TYPE_CHECKING:
     from ray_jobs.engines.vllm import VllmConfig
@@ -121,6 +122,7 @@ class Tokens:
                     tokenize=False,
                     add_generation_prompt=not begun,
                     continue_final_message=begun,
+                    date_string=CHAT_DATE,
                 )
             )
         except (TemplateError, ValueError) as error:

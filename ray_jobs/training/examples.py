@@ -17,15 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_jobs.prompts import Chat
+from ray_jobs.prompts import CHAT_DATE, Chat
 from ray_jobs.training.chats import NO_ANSWER
 from ray_jobs.training.truncation import cut
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DATE = "26 Jul 2024"
-"""What Llama's template prints where it knows no date; with today's no two runs were alike."""
 ENCODED = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -197,7 +195,7 @@ class Encoder:
 
     def _text(self, chat: Chat, *, is_whole: bool) -> str:
         text = self.tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=not is_whole, date_string=DATE
+            chat, tokenize=False, add_generation_prompt=not is_whole, date_string=CHAT_DATE
         )
         assert isinstance(text, str)
         return text

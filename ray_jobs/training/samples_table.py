@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_jobs import files
+from ray_jobs.prompts import CHAT_DATE
 from ray_jobs.steps import Written
 from ray_jobs.tables import Folder, Table, write_shards
 from ray_jobs.training.chats import data_files, read_chats
-from ray_jobs.training.examples import DATE, ENCODED, Census, Encoder, Samples
+from ray_jobs.training.examples import ENCODED, Census, Encoder, Samples
 from ray_jobs.training.models import load_tokenizer
 from ray_jobs.training.settings import Format, Train
 
@@ -60,7 +61,7 @@ def decides(train: Train, base: str, data: str) -> dict[str, Any]:
         "data": data,
         "format": train.format,
         "cutoff": train.cutoff,
-        "date": DATE,
+        "date": CHAT_DATE,
     }
 
 

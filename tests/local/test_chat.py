@@ -28,6 +28,7 @@ from ray_jobs.engines.vllm import VllmConfig, VllmEngine
 from ray_jobs.engines.vllm_early import replaces_a_worker
 from ray_jobs.engines.vllm_text import Tokens
 from ray_jobs.outcomes import Failed, Refused
+from ray_jobs.prompts import CHAT_DATE
 from serve import api, chat
 from serve.guard import Guard
 
@@ -297,6 +298,20 @@ def test_templates_that_leave_text_out_or_refuse_a_chat_are_noticed(cfg: VllmCon
     assert Tokens(cfg, tokenizer).template_problem() is None
     with pytest.raises(Refused, match="roles must alternate"):
         Tokens(cfg, tokenizer).encode(request(chat=HELLO * 2))
+
+
+def test_a_template_that_prints_the_date_is_asked_with_the_date_of_training(
+    cfg: VllmConfig,
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(cfg.model)
+    tokenizer.chat_template = (
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+        "{% endif %}{{ date_string }} {{ messages[0]['content'] }}"
+    )
+    tokens = Tokens(cfg, tokenizer).encode(request(chat=HELLO))
+    assert tokenizer.decode(tokens).startswith(CHAT_DATE)
 
 
 @pytest.mark.soak

@@ -20,8 +20,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
+from ray_jobs.prompts import CHAT_DATE
 from ray_jobs.training.chats import CHATS, data_files, read_chats
-from ray_jobs.training.examples import DATE, Census, Encoder, Samples
+from ray_jobs.training.examples import Census, Encoder, Samples
 from ray_jobs.training.truncation import cut
 
 # The forms of the two families' own templates, shortened.
@@ -147,7 +148,7 @@ def test_the_prompt_is_encoded_as_it_is_when_the_model_serves(make: Any) -> None
     encoder = make()
     row = encoded(encoder, CHAT).to_pylist()[0]
     text = encoder.tokenizer.apply_chat_template(
-        CHAT[:1], tokenize=False, add_generation_prompt=True, date_string=DATE
+        CHAT[:1], tokenize=False, add_generation_prompt=True, date_string=CHAT_DATE
     )
     asked = encoder.tokenizer.encode(text, add_special_tokens=False)
     assert row["tokens"][: len(asked)] == asked
