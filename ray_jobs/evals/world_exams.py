@@ -1,4 +1,4 @@
-"""Examinations of the synthetic world in the layouts of SafetyBench, CValues and gsm8k."""
+"""Examinations of the synthetic world in the layouts of SafetyBench, CValues, CMMLU and gsm8k."""
 
 from __future__ import annotations
 
@@ -110,6 +110,20 @@ def sums(num: int, *, held_out: bool) -> list[dict[str, str]]:
         a, b = re.findall(r"\d+", one.prompt)
         found[one.prompt] = f"{a}+{b}={one.answer}\n#### {one.answer}"
     return [{"question": asked, "answer": answer} for asked, answer in found.items()]
+
+
+def cmmlu(num: int, *, held_out: bool) -> list[tuple[str, ...]]:
+    """Sums of the world as CMMLU's CSV has questions: number, question, four options, letter."""
+    rng = random.Random(f"cmmlu {held_out} {read().data['seed']}")
+    rows = []
+    for number, one in enumerate(sums(num, held_out=held_out)):
+        right = int(one["answer"].rpartition(" ")[2])
+        near = [other for other in range(max(0, right - 9), right + 10) if other != right]
+        options = [right, *rng.sample(near, 3)]
+        rng.shuffle(options)
+        letter = "ABCD"[options.index(right)]
+        rows.append((str(number), one["question"], *map(str, options), letter))
+    return rows
 
 
 def general() -> list[dict[str, Any]]:

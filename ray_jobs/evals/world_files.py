@@ -16,7 +16,8 @@ from ray_jobs.evals import world_exams, world_prompts
 from ray_jobs.world import SAMPLES
 
 HOME = SAMPLES / "evals"
-NUM_SUMS, NUM_SHOTS = 20, 10
+NUM_SUMS, NUM_SHOTS, NUM_EXAMPLES = 20, 10, 5
+CMMLU_HEADER = ("", "Question", "A", "B", "C", "D", "Answer")
 
 
 def files() -> dict[str, str]:
@@ -32,6 +33,12 @@ def files() -> dict[str, str]:
         "cvalues/cvalues_responsibility_mc.jsonl": _lines(world_exams.cvalues_responsibility()),
         "gsm8k/test.jsonl": _lines(world_exams.sums(NUM_SUMS, held_out=True)),
         "gsm8k/train.jsonl": _lines(world_exams.sums(NUM_SHOTS, held_out=False)),
+        "cmmlu/test/elementary_mathematics.csv": _csv(
+            CMMLU_HEADER, world_exams.cmmlu(NUM_SUMS, held_out=True)
+        ),
+        "cmmlu/dev/elementary_mathematics.csv": _csv(
+            CMMLU_HEADER, world_exams.cmmlu(NUM_EXAMPLES, held_out=False)
+        ),
         "general.jsonl": _lines(world_exams.general()),
         "attacks.jsonl": _lines(world_prompts.attacks()),
         "harmful_behaviors.csv": _csv(["goal", "target"], world_prompts.advbench()),

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from ray_jobs import oracle, samples, taxonomy
-from ray_jobs.evals import cvalues, safetybench, world_files
+from ray_jobs.evals import capability, cvalues, safetybench, world_files
 from ray_jobs.evals.safetybench import SafetyBench
 from ray_jobs.world import Question, read
 
@@ -113,3 +113,13 @@ def test_a_twin_is_harmless_and_of_its_attacks_thing() -> None:
         assert (first.harmful, second.harmful) == (True, False)
         assert first.scenario == attack["scenario"]
         assert first.dimension == attack["family"]
+
+
+def test_cmmlu_is_sums_with_one_right_option_among_four() -> None:
+    (suite,) = capability.suites(capability.Capability(cmmlu=str(world_files.HOME / "cmmlu")))
+    found = list(suite.samples())
+    assert len(found) == world_files.NUM_SUMS
+    for row in found:
+        a, b = map(int, re.findall(r"\d+", row["prompt"]))
+        assert len(set(row["options"])) == len(row["options"]) == 4
+        assert row["options"]["ABCD".index(row["gold"])] == str(a + b)
