@@ -175,23 +175,22 @@ class Job:
         _wait_for(lambda: self.num_sealed(step) >= num, 120)
 
 
-@pytest.fixture
-def job(head: Head, tmp_path: Path) -> Job:
+def make_job(head: Head, folder: Path) -> Job:
     """A job whose engine is a table of answers: everything but the models is real."""
-    (tmp_path / "answers.yaml").write_text(ANSWERS, encoding="utf-8")
+    (folder / "answers.yaml").write_text(ANSWERS, encoding="utf-8")
     samples = {"role": "train", "language": "zh", "licence": "Apache-2.0"}
     general = {"reader": "generic", "role": "general", "licence": "Apache-2.0"}
     fields = {"prompt": ["instruction", "input"], "responses": ["output"]}
     recipe = {
         "name": "test",
-        "out": str(tmp_path / "out"),
+        "out": str(folder / "out"),
         "seed": 7,
         "ledger": {"shard_rows": 20, "shard_s": 1},
         "engines": {
             "table": {
                 "kind": "scripted",
-                "answers": str(tmp_path / "answers.yaml"),
-                "log": str(tmp_path / "asked.log"),
+                "answers": str(folder / "answers.yaml"),
+                "log": str(folder / "asked.log"),
             }
         },
         "build_data": {
@@ -210,9 +209,15 @@ def job(head: Head, tmp_path: Path) -> Job:
             "audit": {"num": 30},
         },
     }
-    file = tmp_path / "recipe.yaml"
+    file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
-    return Job(head, ROOT, file, tmp_path / "out")
+    return Job(head, ROOT, file, folder / "out")
+
+
+@pytest.fixture
+def job(head: Head, tmp_path: Path) -> Job:
+    """A job in a folder of its own."""
+    return make_job(head, tmp_path)
 
 
 @pytest.fixture

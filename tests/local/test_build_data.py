@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.local.conftest import make_job
 
 STEPS = (
     "collected",
@@ -32,14 +36,31 @@ STEPS = (
 ASKED = ("labelled", "scored_prompts", "answered", "perplexity", "scored_responses")
 
 
+@pytest.fixture(scope="module")
+def whole(
+    head: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, subprocess.CompletedProcess[str]]:
+    """A job that has come to its end, and what it said. Nobody may change it."""
+    job = make_job(head, tmp_path_factory.mktemp("whole"))
+    done = job.run()
+    assert done.returncode == 0, done.stderr
+    return job, done
+
+
+@pytest.fixture
+def whole_tree(own_tree: Any, whole: Any) -> Any:
+    """A copy of it, and of the code, that the test may change."""
+    shutil.copytree(whole[0].out, own_tree.out)
+    return own_tree
+
+
 def finished(job: Any) -> dict[str, str]:
     """When each step was published: a step that was not redone keeps its time and its files."""
     return {step: str((job.out / step / "manifest.json").stat().st_mtime_ns) for step in STEPS}
 
 
-def test_every_row_has_an_outcome_in_every_step_and_a_second_run_does_nothing(job: Any) -> None:
-    first = job.run()
-    assert first.returncode == 0, first.stderr
+def test_every_row_has_an_outcome_in_every_step_and_a_second_run_does_nothing(whole: Any) -> None:
+    job, first = whole
     rows = {step: job.rows(step) for step in STEPS}
     by_role = Counter((row["role"], row["outcome"]) for row in rows["collected"])
     num_train = by_role["train", "done"]
@@ -62,40 +83,38 @@ def test_every_row_has_an_outcome_in_every_step_and_a_second_run_does_nothing(jo
     assert finished(job) == before
 
 
-def test_a_comment_another_pool_size_and_a_moved_folder_redo_nothing(own_tree: Any) -> None:
-    assert own_tree.run().returncode == 0
-    before = finished(own_tree)
-    moved = own_tree.out.with_name("moved")
-    own_tree.out.rename(moved)
+def test_a_comment_another_pool_size_and_a_moved_folder_redo_nothing(whole_tree: Any) -> None:
+    before = finished(whole_tree)
+    moved = whole_tree.out.with_name("moved")
+    whole_tree.out.rename(moved)
     for file in ("ray_jobs/stages/answers.py", "ray_jobs/asking.py"):
-        with (own_tree.tree / file).open("a") as code:
+        with (whole_tree.tree / file).open("a") as code:
             code.write("# another comment\n")
-    again = own_tree.run(
+    again = whole_tree.run(
         f"out={moved}", "engines.table.placement.max_actors=3", "ledger.shard_rows=7"
     )
     assert again.returncode == 0, again.stderr
-    moved.rename(own_tree.out)
-    assert finished(own_tree) == before
+    moved.rename(whole_tree.out)
+    assert finished(whole_tree) == before
 
 
-def test_a_changed_prompt_is_refused_by_name_and_rebuilt_from_there_on(own_tree: Any) -> None:
-    assert own_tree.run().returncode == 0
-    before = finished(own_tree)
-    prompt = own_tree.tree / "conf/prompts/answers.zh.md"
+def test_a_changed_prompt_is_refused_by_name_and_rebuilt_from_there_on(whole_tree: Any) -> None:
+    before = finished(whole_tree)
+    prompt = whole_tree.tree / "conf/prompts/answers.zh.md"
     prompt.write_text(prompt.read_text("utf-8").replace("你是", "您是"), encoding="utf-8")
-    refused = own_tree.run()
+    refused = whole_tree.run()
     assert refused.returncode == 2
     assert len(refused.stderr.strip().splitlines()) == 1
     assert "answered: prompt answers" in refused.stderr
     later = [STEPS[5], *STEPS[7:]]
     assert f"Steps concerned: {', '.join(later)}." in refused.stderr
-    assert finished(own_tree) == before
-    rebuilt = own_tree.run("when_changed=rebuild")
+    assert finished(whole_tree) == before
+    rebuilt = whole_tree.run("when_changed=rebuild")
     assert rebuilt.returncode == 0, rebuilt.stderr
-    after = finished(own_tree)
+    after = finished(whole_tree)
     assert [step for step in STEPS if after[step] != before[step]] == later
     # The replaced tables are gone once the new ones are there.
-    assert all(len([*(own_tree.out / step).glob("*/")]) == 1 for step in STEPS)
+    assert all(len([*(whole_tree.out / step).glob("*/")]) == 1 for step in STEPS)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +198,6 @@ def test_failed_rows_end_the_job_and_the_same_command_asks_only_those_again(
 
 
 def test_help_answers_in_under_a_second() -> None:
-    import subprocess
-
     started = time.monotonic()
     said = subprocess.run(
         [sys.executable, "-m", "ray_jobs", "--help"], capture_output=True, text=True

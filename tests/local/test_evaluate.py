@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -80,20 +81,19 @@ class Evaluation:
         return {file.parent.name: file.stat().st_mtime_ns for file in files}
 
 
-@pytest.fixture
-def evaluation(head: Any, tmp_path: Path) -> Evaluation:
-    (tmp_path / "base.yaml").write_text(answers("", "7"), encoding="utf-8")
-    (tmp_path / "tuned.yaml").write_text(answers("[02468]", "[79]"), encoding="utf-8")
-    (tmp_path / "judge.yaml").write_text(VERDICTS, encoding="utf-8")
-    scripted = {"kind": "scripted", "log": str(tmp_path / "asked.log")}
+def make_evaluation(head: Any, folder: Path) -> Evaluation:
+    (folder / "base.yaml").write_text(answers("", "7"), encoding="utf-8")
+    (folder / "tuned.yaml").write_text(answers("[02468]", "[79]"), encoding="utf-8")
+    (folder / "judge.yaml").write_text(VERDICTS, encoding="utf-8")
+    scripted = {"kind": "scripted", "log": str(folder / "asked.log")}
     samples = {"reader": "safety_prompts", "path": "conf/samples/safety_prompts.json"}
     recipe = {
         "name": "test",
-        "out": str(tmp_path / "out"),
+        "out": str(folder / "out"),
         "ledger": {"shard_rows": 10, "shard_s": 1},
         "engines": {
-            "model": {**scripted, "answers": str(tmp_path / "base.yaml")},
-            "judge": {**scripted, "answers": str(tmp_path / "judge.yaml")},
+            "model": {**scripted, "answers": str(folder / "base.yaml")},
+            "judge": {**scripted, "answers": str(folder / "judge.yaml")},
         },
         "build_data": {
             "sources": {
@@ -109,21 +109,45 @@ def evaluation(head: Any, tmp_path: Path) -> Evaluation:
                 for stage in ("intents", "answers", "perplexity", "rewards", "expansion")
             },
         },
-        "models": {"base": str(tmp_path / "base.yaml"), "tuned": str(tmp_path / "tuned.yaml")},
+        "models": {"base": str(folder / "base.yaml"), "tuned": str(folder / "tuned.yaml")},
         "evaluate": {"engine": "model", "judge": "judge", "suites": {}},
     }
-    file = tmp_path / "recipe.yaml"
+    file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
-    return Evaluation(head, file, tmp_path)
+    return Evaluation(head, file, folder)
+
+
+@pytest.fixture
+def evaluation(head: Any, tmp_path: Path) -> Evaluation:
+    return make_evaluation(head, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    head: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Evaluation, subprocess.CompletedProcess[str]]:
+    """One that has come to its end, and what it said. Nobody may change it."""
+    evaluation = make_evaluation(head, tmp_path_factory.mktemp("whole"))
+    done = evaluation.run()
+    assert done.returncode == 0, done.stderr
+    return evaluation, done
+
+
+@pytest.fixture
+def whole_copy(evaluation: Evaluation, whole: Any) -> Evaluation:
+    """A copy of it that the test may change."""
+    shutil.copytree(whole[0].folder / "out", evaluation.folder / "out")
+    return evaluation
 
 
 def figures(summary: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:
     return {(one["suite"], one["group"], one["model"]): one for one in summary["figures"]}
 
 
-def test_figures_are_as_by_hand_and_a_second_run_does_nothing(evaluation: Evaluation) -> None:
-    first = evaluation.run()
-    assert first.returncode == 0, first.stderr
+def test_figures_are_as_by_hand_and_a_second_run_does_nothing(
+    whole: tuple[Evaluation, subprocess.CompletedProcess[str]],
+) -> None:
+    evaluation, first = whole
     found = figures(evaluation.summary())
     assert found["sums", "", "base"]["value"] == pytest.approx(81 / 90)
     assert found["sums", "", "tuned"]["value"] == pytest.approx(72 / 90)
@@ -187,27 +211,25 @@ def test_a_killed_run_goes_on_and_has_every_sample_once(evaluation: Evaluation, 
     assert asked["rows_kept_from_earlier_runs"] == kept
 
 
-def test_another_model_is_refused_by_name_and_rebuilt_alone(evaluation: Evaluation) -> None:
-    assert evaluation.run().returncode == 0
-    before = evaluation.published()
-    tuned = evaluation.folder / "tuned.yaml"
+def test_another_model_is_refused_by_name_and_rebuilt_alone(whole_copy: Evaluation) -> None:
+    before = whole_copy.published()
+    tuned = whole_copy.folder / "tuned.yaml"
     tuned.write_text(answers("[0246]", "[79]"), encoding="utf-8")
-    refused = evaluation.run()
+    refused = whole_copy.run()
     assert refused.returncode != 0
     assert "sums-tuned: engine, locks-tuned: engine" in refused.stderr.replace(";", ",")
-    rebuilt = evaluation.run("when_changed=rebuild")
+    rebuilt = whole_copy.run("when_changed=rebuild")
     assert rebuilt.returncode == 0, rebuilt.stderr
-    after = evaluation.published()
+    after = whole_copy.published()
     redone = {step for step in after if after[step] != before[step]}
     assert redone == {"sums-tuned", "locks-tuned", "locks-tuned-verdicts", "marks"}
 
 
-def test_a_persons_label_decides_an_undecided_sample(evaluation: Evaluation) -> None:
+def test_a_persons_label_decides_an_undecided_sample(whole_copy: Evaluation) -> None:
     from ray_jobs.evals.labels import Label, LabelStore, digest, now
 
-    assert evaluation.run().returncode == 0
-    row = next(one for one in evaluation.table("locks-tuned") if one["id"] == "0011")
-    LabelStore(Folder(str(evaluation.folder / "out/evaluated"))).add(
+    row = next(one for one in whole_copy.table("locks-tuned") if one["id"] == "0011")
+    LabelStore(Folder(str(whole_copy.folder / "out/evaluated"))).add(
         [
             Label(
                 suite="locks",
@@ -221,8 +243,8 @@ def test_a_persons_label_decides_an_undecided_sample(evaluation: Evaluation) -> 
             )
         ]
     )
-    again = evaluation.run()
+    again = whole_copy.run()
     assert again.returncode == 0, again.stderr
-    locks = figures(evaluation.summary())["locks", "", "tuned"]
+    locks = figures(whole_copy.summary())["locks", "", "tuned"]
     assert locks["outcomes"] == {"done": 85, "undecided": 5}
     assert locks["value"] == pytest.approx(40 / 85)
