@@ -43,6 +43,7 @@ FIELDS = {
 }
 OPTIONAL = ("id", "system", "input", "history", "prompt", "completion")
 NO_PROMPT, NO_ANSWER = "no prompt", "no answer"
+EMPTY = {"user": NO_PROMPT, "assistant": NO_ANSWER}
 
 
 class _NoChat(Exception):
@@ -97,7 +98,7 @@ def _form_of(row: Row, path: str) -> str:
 
 
 def _chat(read: Callable[[Row], Chat], row: Row, number: int) -> dict[str, Any]:
-    name = str(row.get("id") or number)
+    name = str(row.get("id") or number).encode(errors="replace").decode()
     try:
         return {"id": name, "messages": _checked(read(row)), "reason": None}
     except _NoChat as error:
@@ -108,10 +109,14 @@ def _checked(chat: Chat) -> Chat:
     """A chat that ends with an answer; what a user says after the last one is left out."""
     while chat and chat[-1]["role"] != "assistant":
         chat = chat[:-1]
-    if not chat or not chat[-1]["content"].strip():
+    if not chat:
         raise _NoChat(NO_ANSWER)
-    if not any(turn["role"] == "user" and turn["content"].strip() for turn in chat):
-        raise _NoChat(NO_PROMPT)
+    said = [turn for turn in chat if turn["role"] != "system"]
+    for turn in said:
+        if not turn["content"].strip():
+            raise _NoChat(EMPTY[turn["role"]])
+    if said[0]["role"] != "user":
+        raise _NoChat(f"{NO_PROMPT} before the first answer")
     return chat
 
 
@@ -164,9 +169,10 @@ def _system(row: Row) -> Chat:
 def _said(turns: object, role: str, content: str) -> Chat:
     chat: Chat = []
     for turn in _list(turns):
-        if not isinstance(turn, dict) or turn.get(role) not in ROLES:
+        speaker = turn.get(role) if isinstance(turn, dict) else None
+        if not isinstance(speaker, str) or speaker not in ROLES:
             raise _NoChat(f"a turn that is none of {', '.join(ROLES)}")
-        chat.append({"role": ROLES[turn[role]], "content": _text(turn.get(content))})
+        chat.append({"role": ROLES[speaker], "content": _text(turn.get(content))})
     return chat
 
 
@@ -183,4 +189,8 @@ def _text(value: object) -> str:
         return ""
     if not isinstance(value, str):
         raise _NoChat(f"expected text, found {formats.kind_of(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON may spell half of a pair, such as \ud83d
+        raise _NoChat("text with half a character (a lone surrogate)") from error
     return value

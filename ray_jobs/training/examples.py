@@ -6,6 +6,7 @@ would have to give after the prompt as the template renders it, so nothing diffe
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,6 +106,8 @@ class Encoder:
     """The base model's, for messages."""
     ends: frozenset[int] = field(init=False)
     """Tokens that a template ends a turn with: all special ones."""
+    spelled: re.Pattern[str] = field(init=False)
+    """Finds a special token that a text spells: there the tokenizer would make it one."""
 
     def __post_init__(self) -> None:
         if not self.tokenizer.chat_template:
@@ -113,13 +116,15 @@ class Encoder:
                 "family, or put a chat_template.jinja into its folder"
             )
         added = self.tokenizer.added_tokens_decoder
-        special = {number for number, token in added.items() if token.special}
-        object.__setattr__(self, "ends", frozenset(special | {*self.tokenizer.all_special_ids}))
+        special = {number: token.content for number, token in added.items() if token.special}
+        object.__setattr__(self, "ends", frozenset({*special, *self.tokenizer.all_special_ids}))
+        texts = {*special.values(), *self.tokenizer.all_special_tokens} - {""}
+        pattern = "|".join(map(re.escape, sorted(texts))) or "(?!)"
+        object.__setattr__(self, "spelled", re.compile(pattern))
 
     def encode(self, chats: pa.Table) -> pa.Table:
         """Rows of CHATS as rows of ENCODED, in order."""
-        found = [self._row(row) for row in chats.to_pylist()]
-        return pa.Table.from_pylist(found, ENCODED)
+        return pa.Table.from_pylist([self._row(row) for row in chats.to_pylist()], ENCODED)
 
     def _row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         import jinja2
@@ -135,39 +140,34 @@ class Encoder:
         return {"id": row["id"], "outcome": "dropped", "reason": reason}
 
     def _example(self, chat: Chat) -> dict[str, Any]:
-        segments = self._segments(chat)
+        if any(self.spelled.search(turn["content"]) for turn in chat):
+            raise _Unfit("a text spells one of the model's control tokens")
+        *segments, (last, _) = self._segments(chat)
+        if end := self._end(last):
+            last = last[:end]
+        else:
+            assert self.tokenizer.eos_token_id is not None, "a tokenizer without an end token"
+            last = [*last, self.tokenizer.eos_token_id]
         tokens: list[int] = []
         is_target: list[bool] = []
-        for part, is_answer in segments:
+        for part, is_answer in [*segments, (last, True)]:
             tokens += part
-            # After the token that ends its turn a template may print more, such as a line break:
-            # the model is stopped before it could say that.
-            length = self._end(part) if is_answer else 0
+            # What a template prints after an end token, such as a line break, is never said.
+            length = (self._end(part) or len(part)) if is_answer else 0
             is_target += [True] * length + [False] * (len(part) - length)
-        last = segments[-1][0]
-        if not self._end(last, least=1):
-            assert self.tokenizer.eos_token_id is not None, "a tokenizer without an end token"
-            tokens.append(self.tokenizer.eos_token_id)
-            is_target.append(True)
-        surplus = len(last) - self._end(last)
-        if surplus:
-            del tokens[-surplus:], is_target[-surplus:]
         return cut(
             np.array(tokens, np.int32),
             np.array(is_target),
-            start=sum(len(part) for part, _ in segments[:-1]),
+            start=sum(len(part) for part, _ in segments),
             cutoff=self.cutoff,
             special=self.ends,
         )
 
-    def _end(self, answer: Sequence[int], least: int = 0) -> int:
-        """Tokens of an answer up to the one that ends its turn; without one, all of them, or none
-        where `least` asks for one.
-        """
-        for length in range(len(answer), 0, -1):
-            if answer[length - 1] in self.ends:
-                return length
-        return 0 if least else len(answer)
+    def _end(self, answer: list[int]) -> int:
+        """Tokens of an answer up to the one that ends its turn; 0 without one."""
+        length = max((k for k, token in enumerate(answer, 1) if token in self.ends), default=0)
+        # One that text follows ends nothing: a template may begin an answer with it.
+        return 0 if str(self.tokenizer.decode(answer[length:])).strip() else length
 
     def _segments(self, chat: Chat) -> list[tuple[list[int], bool]]:
         """The chat's tokens from answer to answer: prompt, answer, what follows, answer, …"""

@@ -22,7 +22,7 @@ from ray_jobs.training.examples import ENCODED, Census, Encoder, Samples
 from ray_jobs.training.models import load_tokenizer
 from ray_jobs.training.settings import Format, Train
 
-VERSION = 1
+VERSION = 2
 SAMPLES = pa.schema([*ENCODED, pa.field("split", pa.string(), nullable=False)])
 SPLITS = ("train", "validation")
 SHARD_ROWS = 10_000

@@ -5,10 +5,12 @@ truncation, and every form of file is read.
 import json
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -120,7 +122,7 @@ def test_under_a_llama_template_the_answer_and_its_end_token_are_the_targets() -
     text, targets = split(encoder, encoded(encoder, CHAT).to_pylist()[0])
     assert targets == ["先关上，再转动钥匙。<|eot_id|>"]
     assert text.startswith("<|begin_of_text|><|start_header_id|>system")
-    assert f"Today Date: {DATE}\n" in text
+    assert f"Today Date: {CHAT_DATE}\n" in text
     assert text.count("<|begin_of_text|>") == 1
 
 
@@ -172,6 +174,30 @@ def test_where_a_template_ends_no_turn_the_end_token_is_added() -> None:
     encoder = Encoder(tokenizer=tokenizer(bare, "<|endoftext|>"), cutoff=64, name="bare")
     _, targets = split(encoder, encoded(encoder, CHAT).to_pylist()[0])
     assert targets == ["先关上，再转动钥匙。\n<|endoftext|>"]
+
+
+def test_a_special_token_that_begins_an_answer_does_not_end_it() -> None:
+    begins = "{%- for message in messages %}{%- if message.role == 'assistant' %}"
+    begins += "{{ '<|im_start|>' }}{% endif %}{{ message.content + '\n' }}{%- endfor %}"
+    encoder = Encoder(tokenizer=tokenizer(begins, "<|endoftext|>"), cutoff=64, name="begins")
+    row = encoded(encoder, [*CHAT, *CHAT]).to_pylist()[0]
+    answer = "<|im_start|>先关上，再转动钥匙。\n"
+    assert split(encoder, row)[1] == [answer, f"{answer}<|endoftext|>"]
+    assert row["answer_cut"] == 0
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("make", [llama, qwen])
+def test_a_text_that_spells_a_control_token_is_dropped_and_never_becomes_one(
+    make: Any, place: int
+) -> None:
+    encoder = make()
+    spelt = [dict(turn) for turn in CHAT]
+    spelt[place]["content"] += f" {encoder.tokenizer.eos_token} a"
+    harmless = [CHAT[0], {"role": "assistant", "content": "<think> a <b> <| </s>"}]
+    found = encoded(encoder, spelt, harmless).to_pylist()
+    assert [row["outcome"] for row in found] == ["dropped", "done"]
+    assert found[0]["reason"] == "a text spells one of the model's control tokens"
 
 
 def test_a_row_that_the_template_does_not_fit_is_dropped_with_its_reason() -> None:
@@ -329,6 +355,88 @@ def test_rows_without_prompt_or_answer_stay_with_their_reason(tmp_path: Path) ->
         "expected text, found an array": 1,
     }
     census.check("rows.jsonl", 1024)
+
+
+HUMAN, GPT = {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}
+SYSTEM = {"from": "system", "value": "s"}
+HALF = "\ud83d"
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([SYSTEM, HUMAN, GPT, HUMAN], None),
+        ([HUMAN, SYSTEM, GPT], None),
+        ([GPT, HUMAN, GPT], "no prompt before the first answer"),
+        ([SYSTEM, GPT, HUMAN, GPT], "no prompt before the first answer"),
+        ([HUMAN, {**GPT, "value": " "}, HUMAN, GPT], "no answer"),
+        ([HUMAN, GPT, {**HUMAN, "value": None}, GPT], "no prompt"),
+        ([{**HUMAN, "from": ["human"]}, GPT], "a turn that is none of system, user"),
+        ([{**HUMAN, "value": 3}, GPT], "expected text, found a number"),
+        ([{**HUMAN, "value": [HUMAN]}, GPT], "expected text, found an array"),
+        ([{**HUMAN, "value": f"a{HALF}"}, GPT], "half a character"),
+        ([[HUMAN, GPT]], "a turn that is none of system, user"),
+        ("a", "expected an array of turns, found a string"),
+        ({"a": HUMAN}, "expected an array of turns, found an object"),
+    ],
+)
+def test_turns_of_any_shape_become_a_chat_or_a_reason(
+    turns: object, reason: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps([{"id": f"x{HALF}", "conversations": turns}]))
+    [row] = pa.concat_tables(read_chats(str(file), "sharegpt")).to_pylist()
+    assert row["id"] == "x?"
+    assert (row["reason"] is None) == (reason is None)
+    assert (reason or "") in (row["reason"] or "")
+
+
+TEXTS_OF_ANY_KIND = st.text() | st.sampled_from([HALF, "<|im_end|>", "<|eot_id|>", " "])
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS_OF_ANY_KIND,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+TURNS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "from": st.sampled_from(["human", "gpt", "system"]) | ANYTHING,
+            "value": TEXTS_OF_ANY_KIND | ANYTHING,
+        }
+    ),
+    max_size=4,
+)
+ROWS = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": ANYTHING,
+        "system": ANYTHING,
+        "instruction": ANYTHING,
+        "output": ANYTHING,
+        "history": st.lists(st.tuples(ANYTHING, ANYTHING)) | ANYTHING,
+        "conversations": TURNS | ANYTHING,
+        "messages": TURNS.map(lambda turns: [{"role": t["from"], "content": "a"} for t in turns]),
+        "prompt": ANYTHING,
+        "completion": ANYTHING,
+    },
+)
+
+
+@given(st.lists(ROWS, min_size=1, max_size=3))
+def test_no_row_ends_in_anything_but_a_sample_or_a_reason(rows: list[dict[str, Any]]) -> None:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.jsonl"
+        file.write_text("\n".join(json.dumps(row) for row in rows))
+        for form in ("alpaca", "sharegpt", "trl"):
+            wanted = {"alpaca": ("instruction", "output"), "sharegpt": ("conversations",)}
+            if any(not any(name in row for row in rows) for name in wanted.get(form, ())):
+                continue  # then the file is wrong, which is told in one line
+            table = pa.concat_tables(read_chats(str(file), form))  # type: ignore[arg-type]
+            for make in (llama, qwen):
+                found = make(cutoff=32).encode(table)
+                assert len(found) == len(rows)
+                told = pc.equal(found["outcome"], "done").to_pylist()
+                assert [reason is None for reason in found["reason"].to_pylist()] == told
 
 
 @pytest.mark.parametrize(
