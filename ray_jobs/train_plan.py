@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ray_jobs.engines.models import check_model, content_hash, is_local
 from ray_jobs.steps import TOLD, Step, Variant, up_to_date
 from ray_jobs.tables import Folder, open_table
 from ray_jobs.training import samples_table, trackers
+from ray_jobs.training.models import commit
 from ray_jobs.training.results import MANIFEST, unfinished
 from ray_jobs.training.samples_table import Data
 from ray_jobs.training.settings import Train
@@ -26,7 +27,7 @@ class Plan:
 
     recipe: Recipe
     cfg: Train
-    """The recipe's section, with the base model's folder."""
+    """The recipe's section, with the base model's folder, or its commit on the hub."""
     base: str
     """The base model's fingerprint."""
     data: Data
@@ -66,12 +67,15 @@ def make_plan(recipe: Recipe) -> Plan:
         tiny.ensure(cfg.base, cache())
     cfg = placed_base(cfg)
     check_model(cfg.base, "train.base")
-    if is_tiny or not is_local(cfg.base):
-        base = cfg.revision if is_tiny else f"{cfg.base}@{cfg.revision}"
-    else:  # where a folder lies decides nothing
-        base = content_hash(Path(cfg.base))
     data, content = _data(recipe, cfg)
     _check_trials(cfg, data)
+    if is_tiny:
+        base = cfg.revision
+    elif is_local(cfg.base):  # where a folder lies decides nothing
+        base = content_hash(Path(cfg.base))
+    else:  # a branch of the hub may move between two starts
+        cfg = replace(cfg, revision=commit(cfg.base, cfg.revision))
+        base = f"{cfg.base}@{cfg.revision}"
     samples = Step(
         name=_named(recipe, "samples"),
         decides=samples_table.decides(cfg, base, content),

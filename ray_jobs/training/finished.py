@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CARD = CONF / "model_card.md"
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +78,27 @@ def finish(saved: Saved, cfg: Train, about: About, home: Folder) -> Folder:
 def _save(saved: Saved, cfg: Train, to: Path) -> Path:
     """Write weights, tokenizer and generation settings; returns the base model's folder."""
     from safetensors import SafetensorError
+    from transformers import GenerationConfig
     from transformers.utils.hub import cached_file
 
+    config = cached_file(cfg.base, "config.json", revision=cfg.revision or None)
+    assert config is not None, "the tokenizer has just been loaded from there"
+    base = Path(config).parent
+    model = trained(saved, cfg)
+    if is_told := (base / GENERATION).exists():
+        # The base model's file as it is: transformers loads, but does not save, one that it finds
+        # fault with, such as a temperature without do_sample.
+        model.generation_config = GenerationConfig()
     try:
-        trained(saved, cfg).save_pretrained(to)
+        model.save_pretrained(to)
     except SafetensorError as error:
         if found := re.search(r"\(os error (\d+)\)", str(error)):  # such as a full disk
             raise OSError(int(found[1]), str(error), str(to)) from error
         raise
+    if is_told:
+        shutil.copyfile(base / GENERATION, to / GENERATION)
     load_tokenizer(cfg.base, cfg.revision).save_pretrained(to)
-    config = cached_file(cfg.base, "config.json", revision=cfg.revision or None)
-    assert config is not None, "the model has just been loaded from there"
-    return Path(config).parent
+    return base
 
 
 def trained(saved: Saved, cfg: Train) -> PreTrainedModel:

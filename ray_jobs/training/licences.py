@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-LLAMA_NAME = re.compile(r"llama[-_ ]?(\d+(?:\.\d+)?)?", re.IGNORECASE)
+# Not TinyLlama-1.1B nor CodeLlama-7b: sizes, and models of others.
+LLAMA = re.compile(r"(?<![a-z])llama[-_ ]?(2|3(?:[._]\d)?|4)(?!\.?\d|b)", re.IGNORECASE)
 NOTICE = (
     "Llama {version} is licensed under the Llama {version} Community License, "
     "Copyright © Meta Platforms, Inc. All Rights Reserved.\n"
@@ -27,7 +28,7 @@ KNOWN = {
 }
 EMBEDDED = "garrison/"
 """The models that this package makes itself: they have no card."""
-UNKNOWN = "Not known here: read it at the base model's publisher before you hand this model on."
+UNKNOWN = "Unknown: see the base model, at its publisher, before you hand this model on."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +48,14 @@ class Licence:
 
 
 def licence_of(title: str, folder: Path, suffix: str) -> Licence:
-    """The licence of a base model by its title, such as meta-llama/Llama-3.2-1B-Instruct, and by
-    what its folder says of itself. `suffix` ends the new model's name.
+    """The licence of a base model by its own card; where that says none, a Llama's by its title,
+    such as meta-llama/Llama-3.2-1B-Instruct. `suffix` ends the new model's name.
     """
     files = tuple(sorted(file for pattern in FILES for file in folder.glob(pattern)))
-    told = _card(folder)
     stem = title.rstrip("/").rpartition("/")[2]
-    found = LLAMA_NAME.search(stem) or LLAMA_NAME.search(told.get("license", ""))
+    name = "apache-2.0" if title.startswith(EMBEDDED) else _told(_card(folder))
+    found = LLAMA.search(name or stem)
     if found is None:
-        name = "apache-2.0" if title.startswith(EMBEDDED) else told.get("license", "")
         return Licence(
             name=f"{stem}-{suffix}",
             duties=KNOWN.get(name, f"{name}. {UNKNOWN}" if name else UNKNOWN),
@@ -63,20 +63,22 @@ def licence_of(title: str, folder: Path, suffix: str) -> Licence:
             notice="",
             files=files,
         )
-    version = found[1] or ""
+    version = found[1].replace("_", ".")
     copied = "It lies beside this card." if files else "It was not in the base model's folder."
     name = stem if stem.lower().startswith("llama") else f"Llama-{stem}"
     return Licence(
         name=f"{name}-{suffix}",
-        duties=_words(LLAMA_DUTIES.format(version=version, copied=copied)),
+        duties=LLAMA_DUTIES.format(version=version, copied=copied),
         header={"license": f"llama{version}"},
-        notice=_words(NOTICE.format(version=version)),
+        notice=NOTICE.format(version=version),
         files=files,
     )
 
 
-def _words(text: str) -> str:
-    return text.replace("Llama  ", "Llama ")  # a version that is not known
+def _told(card: Mapping[str, str]) -> str:
+    """The licence that a card names; with `other` its name stands beside it."""
+    name = card.get("license", "")
+    return card.get("license_name", name) if name == "other" else name
 
 
 def _card(folder: Path) -> dict[str, Any]:
@@ -92,4 +94,5 @@ def _card(folder: Path) -> dict[str, Any]:
         header = yaml.safe_load(parts[1])
     except yaml.YAMLError:
         return {}  # their card, not ours: then the licence is not known
-    return {key: str(value) for key, value in header.items()} if isinstance(header, dict) else {}
+    found = header if isinstance(header, dict) else {}
+    return {key: str(value) for key, value in found.items() if value is not None}
