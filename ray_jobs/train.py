@@ -52,7 +52,9 @@ def train(recipe: Recipe) -> None:
 
 
 def _train(plan: Plan, samples: Table) -> None:
-    """Train what is not trained yet, and make the model of the best trial."""
+    """Train what is not trained yet, and make the model of the best trial. JobFailed where every
+    trial diverges.
+    """
     from ray_jobs.training.finished import About
     from ray_jobs.training.schedule import Schedule
 
@@ -74,7 +76,11 @@ def _train(plan: Plan, samples: Table) -> None:
         census=census,
         num_samples=len(found),
         num_held_out=len(held_out or ()),
-        settings={**chosen.trial.decides["settings"], "seed": plan.recipe.seed},
+        settings={
+            **chosen.trial.decides["settings"],
+            "seed": plan.recipe.seed,
+            "base": plan.base,
+        },
         trials=f"## Trials\n\n{table(ended)}\n" if len(ended) > 1 else "",
     )
     _make_model(schedule, chosen.trial, about)
@@ -98,7 +104,7 @@ def _make_model(schedule: Schedule, trial: Trial, about: About) -> None:
     from ray_jobs.training.finished import finish
 
     if schedule.saved(trial) is None:  # others were better then
-        schedule.train([trial], for_its_weights=True)
+        best(schedule.train([trial]))  # which says so where it has diverged this time
     saved = schedule.saved(trial)
     assert saved is not None, "the last step is always saved"
     task = ray.remote(num_cpus=1)(finish)

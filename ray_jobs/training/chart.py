@@ -71,8 +71,8 @@ def chart(
     there are places.
     """
     sheet = _Sheet(WIDTH, HEIGHT, title, subtitle)
-    xs = [x for line in lines for x, _ in line.places]
-    ys = [y for line in lines for _, y in line.places]
+    xs = [x for line in lines for x, _ in line.places] or [0.0]
+    ys = [y for line in lines for _, y in line.places] or [0.0]
     margin = 0.05 * (max(ys) - min(ys)) or 0.05 * abs(ys[0]) or 1.0
     x_axis = _Axis(low=min(xs), high=max(xs), start=LEFT, end=WIDTH - MARGIN, is_log=is_log)
     y_axis = _Axis(low=min(ys) - margin, high=max(ys) + margin, start=HEIGHT - BOTTOM, end=TOP)

@@ -13,6 +13,9 @@ NUM_DRAWN = 600
 """Points of a picture; of more, neighbours become their mean."""
 SMOOTHED = 30
 """The smooth line is a running mean over this part (1/30) of the run."""
+LOWER_IT = (
+    "lower train.learning_rate, or give train.precision=fp32; the checkpoints before are sound"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +41,31 @@ class Point:
     memory_bytes: int
     """The first worker's peak so far: of tensors on its card, or of the process without one."""
 
+    @property
+    def fault(self) -> str | None:
+        """How it shows that the training has diverged; None where it has not."""
+        return fault(self.loss, self.grad_norm, self.validation_loss)
+
 
 NAMES = tuple(item.name for item in fields(Point))
 WHOLE = {"step", "target_tokens", "tokens", "num_workers", "memory_bytes"}
+
+
+def fault(loss: float, grad_norm: float, validation_loss: float | None) -> str | None:
+    """Which of a step's figures is none, such as `the loss is nan`; None where all are sound.
+
+    A norm below 0 is what parts of DeepSpeed make of one that is not finite.
+    """
+    told = {"loss": loss, "gradient's norm": grad_norm, "held-out loss": validation_loss or 0.0}
+    if grad_norm < 0:
+        told["gradient's norm"] = math.nan
+    bad = [f"the {name} is {figure}" for name, figure in told.items() if not math.isfinite(figure)]
+    return bad[0] if bad else None
+
+
+def diverged(points: Sequence[Point]) -> Point | None:
+    """The step at which a training diverged, if it did."""
+    return next((one for one in points if one.fault), None)
 
 
 def to_tsv(points: Sequence[Point]) -> bytes:
@@ -73,7 +98,10 @@ def last_validation(points: Sequence[Point]) -> float | None:
 
 
 def to_svg(points: Sequence[Point], title: str) -> bytes:
-    """Loss over steps: as it was, smoothed, and on the samples held out."""
+    """Loss over steps: as it was, smoothed, and on the samples held out. Up to where it diverged,
+    if it did.
+    """
+    points = [one for one in points if not one.fault]
     drawn = [(one.step, one.loss) for one in points]
     held_out = [
         (one.step, one.validation_loss) for one in points if one.validation_loss is not None

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ray_jobs.training.curve import Point
+from ray_jobs.training.curve import Point, diverged
 
 if TYPE_CHECKING:
     from ray_jobs.training.runs import Run
@@ -70,8 +70,8 @@ def figures(points: Sequence[Point], work: Work | None) -> str:
 def follow(starts: Sequence[Start], at_once: int, work: Work | None) -> list[Run]:
     """Start runs, at most `at_once` at a time, and follow them to their end; in their order.
 
-    A first Ctrl-C lets them save after their step, and comes again when they have. JobFailed where
-    one cannot go on.
+    A first Ctrl-C lets them save after their step, and comes again when they have. One that has
+    diverged is at its end; JobFailed where one cannot go on for another reason.
     """
     waiting = list(enumerate(starts))
     active: dict[int, _Bar] = {}
@@ -153,7 +153,10 @@ class _Bar:
         if is_done:
             self.close()
             self.run.write_curve()
-            self.run.done.result()
+            if last := diverged(self.run.curve):
+                log.warning("%s diverged at step %d: %s", self.run.name, last.step, last.fault)
+            else:
+                self.run.done.result()
         return is_done
 
     def stop(self) -> bool:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, distributed
 
 from ray_jobs.steps import JobFailed
+from ray_jobs.training.curve import LOWER_IT, fault
 from ray_jobs.training.drivers import Driver, make_driver
 from ray_jobs.training.examples import Samples
 from ray_jobs.training.packing import Indices, Order, Pack, my_packs
@@ -48,6 +49,11 @@ class Progress:
     """Wall time of the step, without what the callbacks took."""
     validation_loss: float | None = None
     """Mean cross-entropy per target token after the update, where it was measured."""
+
+    @property
+    def fault(self) -> str | None:
+        """How it shows that the training has diverged; None where it has not."""
+        return fault(self.loss, self.grad_norm, self.validation_loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +99,8 @@ def train(
 
     With more than one worker torch.distributed must be initialised (also for zero_stage ≥ 1 with
     one). Every worker gets all samples, and the same arguments but `rank` and `device`.
-    ValueError where there is nothing to train on.
+    ValueError where there is nothing to train on; JobFailed, before it is saved, at a step whose
+    loss or gradient is not finite.
     """
     if not len(samples):
         raise ValueError("train.data: there is no sample to train on")
@@ -110,10 +117,13 @@ def train(
         is_end = step + 1 == order.num_steps
         _seed_step(seed, step, rank)
         last = _one_step(driver, samples, order, step, cfg, workers)
-        if validation is not None and _is_due(step + 1, cfg.validation.every_steps, is_end):
+        is_due = not last.fault and _is_due(step + 1, cfg.validation.every_steps, is_end)
+        if validation is not None and is_due:
             last = replace(last, validation_loss=mean_loss(driver, validation, cfg, workers))
         report(last)
         is_stopped = hooks.stop is not None and workers.any(hooks.stop(last))
+        if last.fault:
+            raise JobFailed(f"train: {last.fault} at step {last.step}: {LOWER_IT}")
         if hooks.save is not None and (_saves(step + 1, cfg, hooks) or is_end or is_stopped):
             hooks.save(driver, last)
         if is_stopped:
@@ -183,11 +193,6 @@ def _one_step(
     ]
     norm = driver.step(rate)
     loss = workers.sum(torch.stack(losses).double().sum()[None])[0] / num_targets
-    if not math.isfinite(loss):
-        raise JobFailed(
-            f"train: the loss is {loss} at step {step + 1}: lower train.learning_rate, or give "
-            "precision=fp32; the checkpoints before are sound"
-        )
     return Progress(
         step=step + 1,
         num_steps=order.num_steps,

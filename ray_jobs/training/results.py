@@ -21,7 +21,7 @@ CHECKPOINTS, MODEL = "checkpoints", "model"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """All trials of a training, trained to their end."""
+    """All trials of a training, trained to their end or until they diverged."""
 
     ended: Sequence[Ended]
     chosen: Ended
@@ -74,7 +74,11 @@ def print_result(home: Folder) -> None:
         "curve": f"{home.uri}/{manifest['fingerprint']}/curve.svg",
     }
     if len(manifest["trials"]) > 1:
-        said["trials"] = f"{len(manifest['trials'])}, see {home.uri}/trials.tsv"
+        lost = manifest.get("num_diverged", 0)
+        said["trials"] = (
+            f"{len(manifest['trials'])}{f', {lost} of them diverged' if lost else ''}, see "
+            f"{home.uri}/trials.tsv"
+        )
     console = Console()
     for name, text in said.items():
         console.print(f"{name:<12}{text}", highlight=False, soft_wrap=True)
@@ -90,8 +94,9 @@ def _of_trial(one: Ended) -> dict[str, Any]:
         "fingerprint": one.trial.fingerprint,
         "decides": one.trial.decides,
         "num_steps": len(one.curve),
-        "first_loss": one.curve[0].loss,
-        "loss": one.curve[-1].loss,
+        "diverged_at_step": one.diverged and one.diverged.step,
+        "first_loss": None if one.curve[0].fault else one.curve[0].loss,
+        "loss": None if one.diverged else one.curve[-1].loss,
         "held_out_loss": one.held_out_loss,
         "tokens": sum(point.tokens for point in one.curve),
         "target_tokens": sum(point.target_tokens for point in one.curve),
@@ -111,6 +116,7 @@ def _of_all(result: Result) -> dict[str, Any]:
         "num_rows": result.num_rows,
         "num_samples": result.num_samples,
         "num_held_out": result.num_held_out,
+        "num_diverged": sum(one.diverged is not None for one in result.ended),
         "trials": [one.trial.fingerprint for one in result.ended],
         "wall_s": round(sum(one.seconds for one in result.ended), 3),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -16,7 +16,7 @@ import ray
 from ray_jobs.steps import TOLD
 from ray_jobs.tables import Folder
 from ray_jobs.training.checkpoints import Saved, latest
-from ray_jobs.training.curve import Point, from_tsv
+from ray_jobs.training.curve import Point, diverged, from_tsv
 from ray_jobs.training.examples import Samples
 from ray_jobs.training.follow import Start, Work, follow
 from ray_jobs.training.packing import Order
@@ -41,14 +41,16 @@ class Schedule:
     work: Work | None
     """To say what share of the cards' speed is reached, if that is known."""
 
-    def train(self, trials: Sequence[Trial], *, for_its_weights: bool = False) -> list[Ended]:
+    def train(self, trials: Sequence[Trial]) -> list[Ended]:
         """Train all of them; on Ray, which must be connected. One that was trained and not chosen
-        has no weights any more: it is trained again only where these are wanted.
+        has no weights any more: it is trained again only where it is the only one, whose weights
+        are wanted. One that diverges has ended there.
 
         JobFailed where one cannot go on, ValueError where a checkpoint is another model's.
         """
+        is_compared = len(trials) > 1
         curves = {
-            one.fingerprint: (not for_its_weights and self._published(one)) or self._curve(one)
+            one.fingerprint: (is_compared and self._published(one)) or self._curve(one)
             for one in trials
         }
         waiting = [one for one in trials if not self._is_done(one, curves[one.fingerprint])]
@@ -90,7 +92,7 @@ class Schedule:
         return {"model": self.base, "training": trial.fingerprint}
 
     def _is_done(self, trial: Trial, curve: Sequence[Point]) -> bool:
-        return len(curve) == self.num_steps(trial)
+        return len(curve) == self.num_steps(trial) or diverged(curve) is not None
 
     def _start(self, trial: Trial, refs: list[Any], stack: ExitStack, *, alone: bool) -> Start:
         home = self.home / trial.fingerprint

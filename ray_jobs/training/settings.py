@@ -86,7 +86,9 @@ class Train:
     base: str = "meta-llama/Llama-3.2-1B-Instruct"
     """The model that is trained: a hub id, a folder, or the name of an embedded tiny model."""
     revision: str = ""
-    """Commit or tag on the hub; empty for the newest."""
+    """Commit, tag or branch on the hub; empty for its main branch. What the hub's cache holds of
+    it is taken, else the newest.
+    """
     data: str = ""
     """A file, or a folder of an export; empty for what build_data exported."""
     format: Format = "auto"

@@ -13,18 +13,19 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from ray_jobs.page import AMBER, BLUE, FAINT, INK
-from ray_jobs.steps import deciding
+from ray_jobs.page import AMBER, BLUE, FAINT, INK, MARGIN, fitted
+from ray_jobs.steps import JobFailed, deciding
 from ray_jobs.tables import Folder
-from ray_jobs.training.chart import Line, chart
-from ray_jobs.training.curve import Point, last_validation
+from ray_jobs.training.chart import WIDTH, Line, chart
+from ray_jobs.training.curve import LOWER_IT, Point, diverged, last_validation
 from ray_jobs.training.settings import Train
 
 VERSION = 1
 COLORS = (BLUE, AMBER, INK, FAINT)
 HERE_ONLY = ("base", "revision", "data", "format")
 """Where these lie decides nothing: the base model and the samples have fingerprints."""
-COLUMNS = ("learning_rate", "batch_size", "held_out_loss", "loss", "steps", "seconds", "run")
+SHOWN = ("learning_rate", "batch_size", "held_out_loss", "loss", "steps")
+COLUMNS = (*SHOWN, "seconds", "run", "diverged_at")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +46,19 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A trial that has been trained to its end."""
+    """A trial that has been trained to its end, or until it diverged."""
 
     trial: Trial
     curve: Sequence[Point]
 
+    @cached_property
+    def diverged(self) -> Point | None:
+        """The step at which it diverged, if it did."""
+        return diverged(self.curve)
+
     @property
     def held_out_loss(self) -> float | None:
-        return last_validation(self.curve)
+        return None if self.diverged else last_validation(self.curve)
 
     @property
     def seconds(self) -> float:
@@ -80,12 +86,19 @@ def trials(cfg: Train, *, base: str, samples: str, seed: int) -> list[Trial]:
 
 
 def best(ended: Sequence[Ended]) -> Ended:
-    """The trial with the lowest loss on the samples held out; of one, that one."""
-    if len(ended) == 1:
-        return ended[0]
-    losses = {one.trial.fingerprint: one.held_out_loss for one in ended}
+    """The trial with the lowest loss on the samples held out; of one, that one. JobFailed where all
+    have diverged.
+    """
+    sound = [one for one in ended if not one.diverged]
+    if not sound:
+        faults = [(one.trial.name, one.diverged) for one in ended]
+        told = "; ".join(f"{name}: {at.fault} at step {at.step}" for name, at in faults if at)
+        raise JobFailed(f"{told}: {LOWER_IT}")
+    if len(sound) == 1:
+        return sound[0]
+    losses = {one.trial.fingerprint: one.held_out_loss for one in sound}
     assert None not in losses.values(), "trials without samples held out were refused"
-    return min(ended, key=lambda one: losses[one.trial.fingerprint] or 0.0)
+    return min(sound, key=lambda one: losses[one.trial.fingerprint] or 0.0)
 
 
 def write_trials(home: Folder, ended: Sequence[Ended]) -> None:
@@ -106,17 +119,23 @@ def trials_svg(ended: Sequence[Ended]) -> bytes:
             if one.trial.cfg.batch_size == size and one.held_out_loss is not None
         )
         color = COLORS[number % len(COLORS)]
-        lines.append(Line(name=f"batch {size}", places=places, color=color, is_dotted=True))
+        if places:
+            lines.append(Line(name=f"batch {size}", places=places, color=color, is_dotted=True))
     said = f"{len(ended)} trials, each on all samples; the lowest is kept"
+    if lost := [f"{one.trial.name} (step {one.diverged.step})" for one in ended if one.diverged]:
+        said += f"; diverged: {', '.join(lost)}"
+    said = fitted(said, 9, WIDTH - 2 * MARGIN)
     return chart("Trials", said, lines, "learning rate", "held-out loss per token", is_log=True)
 
 
 def table(ended: Sequence[Ended]) -> str:
     """The trials as a table of a card."""
     chosen = best(ended)
-    rows = [COLUMNS[:-2], ["---"] * len(COLUMNS[:-2])]
+    rows = [SHOWN, ["---"] * len(SHOWN)]
     for one in ended:
         rate, size, held_out, loss, steps, *_ = _cells(one)
+        if one.diverged:
+            held_out = f"diverged at step {one.diverged.step}"
         mark = "**" if one is chosen else ""
         rows.append([f"{mark}{rate}{mark}", size, held_out, loss, steps])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -128,8 +147,9 @@ def _cells(one: Ended) -> list[str]:
         f"{cfg.learning_rate:g}",
         str(cfg.batch_size),
         "" if held_out is None else f"{held_out:.6f}",
-        f"{one.curve[-1].loss:.6f}",
+        "" if one.diverged else f"{one.curve[-1].loss:.6f}",
         str(len(one.curve)),
         f"{one.seconds:.1f}",
         one.trial.fingerprint,
+        str(one.diverged.step) if one.diverged else "",
     ]

@@ -36,12 +36,17 @@ from tests.local.train_cases import (
 
 pytestmark = pytest.mark.timeout(600)
 NUM_ROWS = 44
+GENERATION = "generation_config.json"
 SETTINGS: dict[str, Any] = {"num_workers": [2, 2], "epochs": 12}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
+    folder = make_base(tmp_path_factory.mktemp("base"))
+    # As published models have it: transformers loads this, and refuses to save it.
+    told = {**json.loads((folder / GENERATION).read_text()), "temperature": 0.9, "top_p": 0.6}
+    (folder / GENERATION).write_text(json.dumps(told))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,7 @@ def test_the_final_folder_is_a_model_with_all_that_belongs_to_it(
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(base).chat_template
     assert model.dtype == torch.float32
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert (folder / GENERATION).read_bytes() == (base / GENERATION).read_bytes()
     assert model.lm_head.weight is model.get_input_embeddings().weight
     before = AutoModelForCausalLM.from_pretrained(base)
     assert not torch.equal(before.lm_head.weight, model.lm_head.weight)

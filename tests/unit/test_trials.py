@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ray_jobs.steps import JobFailed
 from ray_jobs.tables import Folder
-from ray_jobs.training.curve import Point, to_svg
+from ray_jobs.training.curve import LOWER_IT, Point, from_tsv, to_svg, to_tsv
 from ray_jobs.training.examples import Census
 from ray_jobs.training.finished import About, card
 from ray_jobs.training.follow import Work, figures
@@ -39,6 +43,8 @@ CENSUS = Census(
     num_tokens=900,
     num_targets=300,
 )
+
+COUNTS = {"num_rows": 10, "num_samples": 8, "num_held_out": 1}
 
 
 def cfg(**changes: object) -> Train:
@@ -105,6 +111,53 @@ def test_the_lowest_loss_on_what_was_held_out_is_the_best(tmp_path: Path) -> Non
     assert (tmp_path / "trials.svg").read_bytes().count(b"batch 50") == 1
 
 
+def lost(trial: Trial, **figures: float) -> Ended:
+    """A trial that shows at its second step that it has diverged."""
+    changed: dict[str, Any] = {"step": 2, "validation_loss": 0.1, **figures}
+    return Ended(trial=trial, curve=[POINT, replace(POINT, **changed)])
+
+
+@pytest.mark.parametrize(
+    ("figures", "fault"),
+    [
+        ({"loss": math.nan}, "the loss is nan"),
+        ({"grad_norm": math.inf}, "the gradient's norm is inf"),
+        ({"grad_norm": -1.0}, "the gradient's norm is nan"),
+        ({"validation_loss": math.nan}, "the held-out loss is nan"),
+    ],
+)
+def test_a_trial_that_has_diverged_is_told_of_and_never_the_best(
+    figures: dict[str, float], fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *others = found(cfg(learning_rates=(1.0e-2, 1e-6, 6e-7)))
+    done = [lost(first, **figures), *(ended(one, 1.5) for one in others)]
+    assert best(done) is done[1]
+    assert "| 0.01 | 50 | diverged at step 2 |  | 2 |" in table(done)
+    home = Folder(str(tmp_path))
+    publish(home, Result(ended=done, chosen=done[1], base="b", **COUNTS))
+    row = (tmp_path / "trials.tsv").read_text().splitlines()[1]
+    assert row.startswith("0.01\t50\t\t\t2\t1.0\t")
+    assert row.endswith(f"\t{first.fingerprint}\t2")
+    assert "diverged: rate 0.01 × 50 (step 2)" in (tmp_path / "trials.svg").read_text("utf-8")
+    told = json.loads((tmp_path / first.fingerprint / "manifest.json").read_text())
+    assert (told["diverged_at_step"], told["loss"], told["held_out_loss"]) == (2, None, None)
+    print_result(home)
+    assert "3, 1 of them diverged, see" in capsys.readouterr().out
+    with pytest.raises(JobFailed, match=fault) as error:
+        best(done[:1])
+    assert str(error.value).endswith(LOWER_IT)
+    with pytest.raises(JobFailed, match=f"× 50: {fault} at step 2; .* × 50: {fault} at step 2: "):
+        best([lost(one, **figures) for one in others])
+
+
+def test_a_curve_that_diverges_has_a_picture_up_to_there() -> None:
+    bad = replace(POINT, loss=math.nan, grad_norm=math.nan)
+    assert to_svg([POINT, replace(bad, step=2)], "train") == to_svg([POINT], "train")
+    assert b"<svg" in to_svg([bad], "train")
+    [again] = from_tsv(to_tsv([bad]))
+    assert again.fault == "the loss is nan"
+
+
 def test_a_curve_of_one_step_has_a_picture() -> None:
     assert b"<svg" in to_svg([POINT], "one step")
 
@@ -129,8 +182,7 @@ def test_what_is_published_names_the_model_and_drops_what_nobody_needs(
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text("{}")
     home = Folder(str(tmp_path))
-    counts = {"num_rows": 10, "num_samples": 8, "num_held_out": 1}
-    publish(home, Result(ended=done, chosen=done[1], base="a/base", **counts))
+    publish(home, Result(ended=done, chosen=done[1], base="a/base", **COUNTS))
     assert not (tmp_path / many[0].fingerprint / "checkpoints").exists()
     assert (tmp_path / many[1].fingerprint / "checkpoints").exists()
     assert not (tmp_path / "begun").exists()
@@ -174,10 +226,11 @@ def test_a_model_of_llama_bears_its_name_and_notice(tmp_path: Path) -> None:
     ("readme", "licence", "duties"),
     [
         ("---\nlicense: apache-2.0\n---\n# Model", {"license": "apache-2.0"}, "keep the licence"),
-        ("---\nlicense: other\n---\n", {"license": "other"}, "read it at the base model's"),
-        ("# Model", {}, "Not known here"),
-        ("---\n: [\n---\n", {}, "Not known here"),
-        (None, {}, "Not known here"),
+        ("---\nlicense: other\n---\n", {"license": "other"}, "other. Unknown: see the base model"),
+        ("# Model", {}, "Unknown: see the base model"),
+        ("---\n: [\n---\n", {}, "Unknown: see the base model"),
+        ("---\nlicense: null\n---\n", {}, "Unknown: see the base model"),
+        (None, {}, "Unknown: see the base model"),
     ],
 )
 def test_another_licence_is_what_the_base_models_card_says(
@@ -193,9 +246,45 @@ def test_another_licence_is_what_the_base_models_card_says(
     assert "Built with" not in card([POINT], cfg(), about("Qwen/Qwen2.5-0.5B"), found)
 
 
-def test_a_model_that_says_it_is_llamas_is(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("---\nlicense: llama3.1\n---\n")
-    assert licence_of("some/chat-8b", tmp_path, "mine").name == "Llama-chat-8b-mine"
+@pytest.mark.parametrize(
+    ("told", "header"),
+    [
+        ("license: llama3.1", "llama3.1"),
+        ("license: llama2", "llama2"),
+        ("license: other\nlicense_name: llama-3", "llama3"),
+    ],
+)
+def test_a_model_that_says_it_is_llamas_is(tmp_path: Path, told: str, header: str) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{told}\n---\n")
+    found = licence_of("some/chat-8b", tmp_path, "mine")
+    assert (found.name, found.header) == ("Llama-chat-8b-mine", {"license": header})
+
+
+@pytest.mark.parametrize(
+    ("title", "told", "header"),
+    [
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "license: apache-2.0", {"license": "apache-2.0"}),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "", {}),
+        ("codellama/CodeLlama-7b-Instruct-hf", "", {}),
+        ("codellama/CodeLlama-7b-Instruct-hf", "license: llama2", {"license": "llama2"}),
+        ("huggyllama/llama-30b", "license: other", {"license": "other"}),
+        ("openlm-research/open_llama_3b", "", {}),
+        ("openlm-research/open_llama_3b_v2", "license: apache-2.0", {"license": "apache-2.0"}),
+        ("x/Llama-3.2b", "", {}),
+        ("x/Llama-1.1", "", {}),
+        ("x/Llama-2-7b-chat-hf", "", {"license": "llama2"}),
+        ("x/Llama-3_3-Nemotron", "", {"license": "llama3.3"}),
+        ("x/Llama-4-Scout-17B", "", {"license": "llama4"}),
+        ("x/Llama-3.2-mine", "license: mit", {"license": "mit"}),
+    ],
+)
+def test_no_licence_is_made_up_from_a_size_or_against_the_models_own_card(
+    tmp_path: Path, title: str, told: str, header: dict[str, str]
+) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{told}\n---\n# A card")
+    found = licence_of(title, tmp_path, "mine")
+    assert found.header == header
+    assert bool(found.notice) == header.get("license", "").startswith("llama")
 
 
 def test_the_embedded_model_is_no_hubs_and_its_licence_is_ours(tmp_path: Path) -> None:
