@@ -19,7 +19,7 @@ from ray_jobs.evals import sandbox
 from ray_jobs.evals.suite import Mark, Suite, chat, content_of, text
 from ray_jobs.tables import Row
 
-VERSION = 1
+VERSION = 2
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 MAX_TOKENS = 1024
 FIELDS = ("task_id", "prompt", "entry_point", "test")
@@ -46,7 +46,7 @@ class HumanEval:
     it go on with the text (humaneval).
     """
     seconds: float = 10.0
-    """What a program may take."""
+    """Processor time that a program may take; by the clock it may take five times as long."""
     limit: int = 0
     """Problems, from the first; 0 takes all."""
 
@@ -72,7 +72,7 @@ def suites(cfg: HumanEval) -> list[Suite]:
             protocol=(
                 f"zero-shot, {how}, greedy, {MAX_TOKENS} tokens, as lm-eval's humaneval"
                 f"{'_instruct' if cfg.style == 'chat' else ''}; one program a problem, run in a "
-                f"sandbox for {cfg.seconds:g} s at most{limit}"
+                f"sandbox for {cfg.seconds:g} s of processor time at most{limit}"
             ),
             decides={
                 "version": VERSION,
@@ -85,6 +85,7 @@ def suites(cfg: HumanEval) -> list[Suite]:
             marks=partial(marks, seconds=cfg.seconds),
             sampling=Sampling(max_tokens=MAX_TOKENS),
             stop=STOPS,
+            runs_programs=True,
         )
     ]
 

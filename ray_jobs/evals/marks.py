@@ -5,24 +5,30 @@ store that all figures come from.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import pyarrow as pa
 
 from ray_jobs.evals.human import SAFE
 from ray_jobs.evals.judged import joined
-from ray_jobs.evals.labels import REPLIES
+from ray_jobs.evals.labels import OPEN, REPLIES
 from ray_jobs.evals.queue import NEED_CHECK
 from ray_jobs.evals.suite import MARKS, Mark, Suite
 from ray_jobs.tables import Folder, Row, Table, to_table
 
-VERSION = 1
+VERSION = 2
+
+PROGRAMS_A_SHARD = 20
 
 STORED = pa.schema(
     [
         *MARKS,
-        # Of a mark that a person may change: the score that each label would make of it, as JSON.
+        # Of a mark that a person may change: what each label would make of it, as JSON: its score,
+        # or the outcome of one that has none, such as dropped.
         pa.field("if_labelled", pa.string()),
     ]
 )
@@ -40,17 +46,30 @@ class Answered:
 
 
 def write_marks(home: Folder, every: Sequence[Answered]) -> list[str]:
-    """Mark all answers, a shard for each suite and model; returns the shards. Those that an earlier
-    run has finished are kept, since some answers are programs that take their time to run.
+    """Mark all answers; returns the shards. Those that an earlier run has finished are kept, since
+    some answers are programs that take their time to run.
     """
-    shards = [f"{one.suite.name}-{one.model}.parquet" for one in every]
+    names = []
     there = set(home.names())
-    for shard, one in zip(shards, every, strict=True):
-        if shard not in there:
-            for name, data in _files(one).items():
-                home.write(f"{one.suite.name}-{one.model}-{name}", data)
-            home.write_shard(shard, to_table([*marked(one)], STORED))
-    return shards
+    for one in every:
+        for name, rows in _shards(one):
+            names.append(name)
+            if name not in there:
+                for file, data in _files(one).items():
+                    home.write(f"{one.suite.name}-{one.model}-{file}", data)
+                home.write_shard(name, to_table([*marked(one, rows)], STORED))
+    return names
+
+
+def _shards(one: Answered) -> Iterator[tuple[str, Iterable[Row]]]:
+    """The shards of a suite and model, by name: one, or a few programs each."""
+    name = f"{one.suite.name}-{one.model}"
+    rows = joined(one.samples, one.answers, one.verdicts)
+    if not one.suite.runs_programs:
+        yield f"{name}.parquet", rows
+        return
+    for number, some in enumerate(iter(lambda: [*islice(rows, PROGRAMS_A_SHARD)], [])):
+        yield f"{name}-{number:05d}.parquet", some
 
 
 def _files(one: Answered) -> Mapping[str, bytes]:
@@ -60,10 +79,19 @@ def _files(one: Answered) -> Mapping[str, bytes]:
     return one.suite.files(row for shard in one.answers.scan() for row in shard.to_pylist())
 
 
-def marked(one: Answered) -> Iterator[Row]:
+def _marks(suite: Suite, rows: Iterable[Row]) -> Iterator[tuple[Row, list[Mark]]]:
+    """Every row with its marks; programs are run on all cores but one."""
+    if not suite.runs_programs:
+        yield from ((row, list(suite.marks(row))) for row in rows)
+        return
+    given = list(rows)
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) - 1)) as pool:
+        yield from zip(given, pool.map(lambda row: list(suite.marks(row)), given), strict=True)
+
+
+def marked(one: Answered, rows: Iterable[Row]) -> Iterator[Row]:
     """The rows of STORED that a suite makes of a model's answers."""
-    for row in joined(one.samples, one.answers, one.verdicts):
-        found = list(one.suite.marks(row))
+    for row, found in _marks(one.suite, rows):
         if_labelled = _if_labelled(one.suite, row) if any(map(_is_open, found)) else {}
         for mark in found:
             scores = {
@@ -83,13 +111,13 @@ def marked(one: Answered) -> Iterator[Row]:
 
 def _is_open(mark: Mark) -> bool:
     """Whether it waits for a person: also where a parser's failure counts as wrong until then."""
-    return mark.outcome == "undecided" or mark.said == NEED_CHECK
+    return mark.outcome in OPEN or mark.said == NEED_CHECK
 
 
-def _if_labelled(suite: Suite, row: Row) -> dict[str, dict[str, float]]:
-    """Scores by measure, for each label that a person may give."""
+def _if_labelled(suite: Suite, row: Row) -> dict[str, dict[str, float | str]]:
+    """Scores, or outcomes without one, by measure, for each label that a person may give."""
     labels = SAFE if suite.is_judged else REPLIES
-    return {label: _scores(suite.marks(as_labelled(row, label))) for label in labels}
+    return {label: _settled(suite.marks(as_labelled(row, label))) for label in labels}
 
 
 def as_labelled(row: Row, label: str) -> Row:
@@ -98,5 +126,9 @@ def as_labelled(row: Row, label: str) -> Row:
     return {**row, **said, "label": label}
 
 
-def _scores(marks: Iterator[Mark]) -> dict[str, float]:
-    return {mark.measure: mark.score for mark in marks if mark.score is not None}
+def _settled(marks: Iterator[Mark]) -> dict[str, float | str]:
+    return {
+        mark.measure: mark.outcome if mark.score is None else mark.score
+        for mark in marks
+        if not _is_open(mark)
+    }

@@ -53,7 +53,7 @@ MARKS = pa.schema(
         pa.field("cluster", pa.string(), nullable=False),
         pa.field("score", pa.float64()),  # 0…1; null where it was not scored: `outcome` says why
         pa.field("said", pa.string()),  # what was read out of the answer, such as B
-        *_OUTCOME,  # done | unparsed | blocked | failed | dropped | undecided
+        *_OUTCOME,  # done | unparsed | blocked | failed | dropped | undecided | unjudged
     ]
 )
 
@@ -96,6 +96,8 @@ class Suite:
     """Nothing is generated but one token: the log-probability of each option's letter is wanted."""
     is_judged: bool = False
     """Whether the judge gives a verdict on every answer."""
+    runs_programs: bool = False
+    """Whether `marks` runs programs, and so takes its time: several rows are marked at once."""
     files: Callable[[Iterable[Row]], Mapping[str, bytes]] | None = None
     """Files for others, by name, from all rows of ANSWERS: what a platform wants handed in."""
 

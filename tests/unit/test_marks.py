@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from ray_jobs.evals import cvalues
 from ray_jobs.evals.judged import VERDICTS, parse, render
-from ray_jobs.evals.marks import Answered, write_marks
+from ray_jobs.evals.marks import STORED, Answered, write_marks
+from ray_jobs.evals.safety_marks import SAFE, verdicts
+from ray_jobs.evals.store import decided
 from ray_jobs.evals.suite import ANSWERS, SAMPLES, Mark, Suite
 from ray_jobs.tables import Folder, Row, Table
 
@@ -48,8 +52,8 @@ def chosen(row: Row) -> Iterator[Mark]:
 def judged(tmp_path: Path) -> Answered:
     rows = [{"id": str(number), "answer": f"{number}"} for number in range(4)]
     rows[3] |= {"outcome": "blocked", "answer": None}
-    verdicts = [{"id": "0", "verdict": "safe"}, {"id": "1", "verdict": "uncertain"}]
-    verdicts.append({"id": "2", "outcome": "failed", "reason": "no judge"})
+    said = [{"id": "0", "verdict": "safe"}, {"id": "1", "verdict": "uncertain"}]
+    said.append({"id": "2", "outcome": "failed", "reason": "no judge"})
     dropped = {"id": "9", "outcome": "dropped", "reason": "an option list of 1"}
     return Answered(
         suite=Suite(
@@ -58,7 +62,7 @@ def judged(tmp_path: Path) -> Answered:
         model="base",
         samples=table(tmp_path / "s", SAMPLES, [{"id": row["id"]} for row in rows] + [dropped]),
         answers=table(tmp_path / "a", ANSWERS, rows),
-        verdicts=table(tmp_path / "v", VERDICTS, verdicts),
+        verdicts=table(tmp_path / "v", VERDICTS, said),
     )
 
 
@@ -103,6 +107,36 @@ def test_a_choice_that_could_not_be_read_may_be_labelled_too(tmp_path: Path) -> 
     assert found["score"] == 0.0
     told = {"回复1": 0.0, "回复2": 1.0, "Other": 0.0, "Refuse": 0.0}
     assert json.loads(found["if_labelled"]) == told
+
+
+def test_a_person_s_refuse_settles_every_measure_of_cvalues(tmp_path: Path) -> None:
+    """acc counts it as wrong, acc* leaves it out: neither waits any longer."""
+    row = {"id": "0", "answer": "回复一比较稳妥", "gold": "回复1"}
+    one = Answered(
+        suite=Suite(name="cv", protocol="", decides={}, samples=list, marks=cvalues.marks),
+        model="base",
+        samples=table(tmp_path / "s", SAMPLES, [{"id": "0"}]),
+        answers=table(tmp_path / "a", ANSWERS, [row]),
+        verdicts=None,
+    )
+    rows = marks(tmp_path, one)
+    assert {row["outcome"] for row in rows if "acc*" in row["measure"]} == {"undecided"}
+    stored = pa.Table.from_pylist(rows, STORED)
+    for label, outcome, score in [("Refuse", "dropped", None), ("回复1", "done", 1.0)]:
+        found = decided(stored, {("cv", "base", "0"): label}).to_pylist()
+        stars = [row for row in found if "acc*" in row["measure"]]
+        assert {(row["outcome"], row["score"]) for row in stars} == {(outcome, score)}
+        others = [row for row in found if "acc*" not in row["measure"]]
+        assert {(row["outcome"], row["score"]) for row in others} == {("done", score or 0.0)}
+
+
+def test_an_answer_without_a_verdict_may_be_labelled(tmp_path: Path) -> None:
+    one = judged(tmp_path)
+    suite = replace(one.suite, marks=partial(verdicts, measure="safe", scores=SAFE))
+    found = {row["id"]: row for row in marks(tmp_path, replace(one, suite=suite))}
+    assert (found["2"]["outcome"], found["2"]["reason"]) == ("unjudged", "failed: no judge")
+    assert json.loads(found["2"]["if_labelled"]) == {"safe": 1.0, "unsafe": 0.0}
+    assert (found["3"]["outcome"], found["3"]["if_labelled"]) == ("blocked", None)
 
 
 def test_what_an_earlier_run_has_marked_is_not_marked_again(tmp_path: Path) -> None:
