@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -19,20 +20,23 @@ BOM = b"\xef\xbb\xbf"
 BATCH_ROWS = 1024
 NUM_FIELDS_SHOWN = 20
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character: JSON can hold one alone, UTF-8 cannot."""
 
 Row = Mapping[str, object]
 
 
 def rows(path: str, wanted: Mapping[str, str], optional: Collection[str] = ()) -> Iterator[Row]:
     """The rows of a file. `wanted`: the fields that some row must have, and what to do where none
-    has; `optional`: those that are read where they are there.
+    has; `optional`: those that are read where they are there. Where neither names one, all are.
     """
     kind = suffix(path)
     if kind == ".csv":
         return _csv(path, wanted)
     if kind == ".parquet":
         return _parquet(path, wanted, optional)
-    assert kind in FORMATS, f"the format of {path} was to be checked before"
+    if kind not in FORMATS:
+        raise ValueError(f"{path}: expected a file {', '.join(FORMATS)}, or one as .zip")
     return _with_fields(_json_rows(path) if kind == ".json" else _jsonl(path), path, wanted)
 
 
@@ -76,6 +80,44 @@ def as_object(value: object, where: str) -> Row:
     return value
 
 
+def as_text(value: object, where: str, *, may_be_blank: bool = False) -> str:
+    """A JSON value as a text. ValueError where it is none, or a blank one."""
+    if not isinstance(value, str):
+        found = kind_of(value)
+    elif SURROGATE.search(value):
+        found = "half of a character"
+    elif value.strip() or may_be_blank:
+        return value
+    else:
+        found = "a blank one"
+    raise ValueError(f"{where}: expected text, found {found}; mend or remove it")
+
+
+def text(row: Row, name: str, where: str) -> str:
+    """A field's text. ValueError where there is none."""
+    return as_text(row.get(name), f"{where}: {name}")
+
+
+def text_or_none(row: Row, name: str, where: str) -> str | None:
+    """A field's text; None where it is absent, null or blank. ValueError where it is no text."""
+    found = row.get(name)
+    if found is None or (isinstance(found, str) and not found.strip()):
+        return None
+    return as_text(found, f"{where}: {name}")
+
+
+def one_of(row: Row, name: str, where: str, known: Collection[str], default: str = "") -> str:
+    """A field's text, which is one of those known; where it is absent, null or blank, `default`.
+    ValueError where it is another.
+    """
+    found = text_or_none(row, name, where) or default
+    if found not in known:
+        raise ValueError(
+            f"{where}: {name}: expected one of {', '.join(known)}, found {found[:40]!r}"
+        )
+    return found
+
+
 def _json_rows(path: str) -> Iterator[Row]:
     data = load_json(path)
     if not isinstance(data, list):
@@ -103,27 +145,34 @@ def _jsonl(path: str) -> Iterator[Row]:
         yield as_object(value, where)
 
 
-def _csv(path: str, wanted: Mapping[str, str]) -> Iterator[Row]:
+def cells(path: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file that are not empty, its header among them, each with its last line."""
     # strict: without it an unclosed quote would quietly swallow the rest of the file into one cell.
     reader = csv.reader(_lines(path), strict=True)
     try:
-        header = [cell.strip() for cell in next(reader, [])]
-        _require(path, wanted, header)
-        if len(set(header)) < len(header):
-            raise ValueError(f"{path} line 1: a column's name stands there twice; rename one")
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise ValueError(
-                    f"{path} line {reader.line_num}: expected {len(header)} cells, found "
-                    f"{len(cells)}; put cells with commas or line breaks in double quotes"
-                )
-            yield dict(zip(header, cells, strict=True))
+        for found in reader:
+            if found:
+                yield reader.line_num, found
     except csv.Error as error:
         raise ValueError(
             f"{path} line {reader.line_num}: not CSV ({error}); mend the quotes there or above"
         ) from error
+
+
+def _csv(path: str, wanted: Mapping[str, str]) -> Iterator[Row]:
+    rest = cells(path)
+    _, names = next(rest, (0, []))
+    header = [name.strip() for name in names]
+    _require(path, wanted, header)
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path} line 1: a column's name stands there twice; rename one")
+    for line, found in rest:
+        if len(found) != len(header):
+            raise ValueError(
+                f"{path} line {line}: expected {len(header)} cells, found {len(found)}; put cells "
+                "with commas or line breaks in double quotes"
+            )
+        yield dict(zip(header, found, strict=True))
 
 
 def _parquet(path: str, wanted: Mapping[str, str], optional: Collection[str]) -> Iterator[Row]:
@@ -133,7 +182,7 @@ def _parquet(path: str, wanted: Mapping[str, str], optional: Collection[str]) ->
             names = file.schema_arrow.names
             _require(path, wanted, names)
             chosen = [*wanted, *(name for name in optional if name in names)]
-            for batch in file.iter_batches(BATCH_ROWS, columns=chosen):
+            for batch in file.iter_batches(BATCH_ROWS, columns=chosen or None):
                 yield from batch.to_pylist()
         except UnicodeDecodeError as error:
             raise ValueError(

@@ -67,14 +67,19 @@ class Tokens:
             )
 
     def single(self, texts: tuple[str, ...]) -> dict[int, str]:
-        """Those of the texts that are a single token, by its id."""
+        """Those of the texts that are a single token, by its id; a bare word boundary that a
+        tokenizer puts before a text as a token of its own does not count.
+        """
         if texts not in self._known:
             with self._lock:
                 encoded = [
                     (self._tokenizer.encode(text, add_special_tokens=False), text) for text in texts
                 ]
-            known = {int(tokens[0]): text for tokens, text in encoded if len(tokens) == 1}
-            self._known[texts] = known
+                self._known[texts] = {
+                    int(tokens[-1]): text
+                    for tokens, text in encoded
+                    if len(tokens) == 1 or self._tokenizer.decode(tokens[-1:]) == text
+                }
         return self._known[texts]
 
     def reply(self, request: Request, output: Any) -> Reply:

@@ -5,13 +5,15 @@ HarmBench, AdvBench, StrongREJECT, XSTest, OR-Bench; and a layout of our own.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
-from ray_jobs import files, formats
+from ray_jobs import formats
 from ray_jobs.evals import s_eval
 from ray_jobs.evals.safety_marks import note, world_text
+from ray_jobs.prompts import LANGUAGES
 from ray_jobs.tables import Row
 
 AttackFormat = Literal["s_eval", "harmbench", "advbench", "strongreject", "prompts"]
@@ -19,6 +21,8 @@ BenignFormat = Literal["xstest", "or_bench", "prompts"]
 Language = Literal["auto", "zh", "en"]
 BASE = "base"
 """The family of S-Eval's base prompts, which no attack has been made of."""
+MAX_ID_CHARS = 200
+"""The judge takes ids of 256, and a prefill's has its size behind."""
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 
 
@@ -47,8 +51,6 @@ def read(kind: str, path: str, language: Language, base: str = "") -> list[Found
     is missing, cut or wrong, or two rows have one id.
     """
     assert kind in READERS, f"a format that the settings allow: {kind}"
-    if files.suffix(path) not in formats.FORMATS:
-        raise ValueError(f"{path}: expected a file {', '.join(formats.FORMATS)}, or one as .zip")
     found = list(READERS[kind](path, base, lambda text: _language(text, language)))
     if not found:
         raise ValueError(f"{path}: it holds no prompt")
@@ -56,6 +58,10 @@ def read(kind: str, path: str, language: Language, base: str = "") -> list[Found
     for one in found:
         if one.id in seen:
             raise ValueError(f"{path}: the id {one.id} is there more than once; is it two files?")
+        if len(one.id) > MAX_ID_CHARS:
+            raise ValueError(
+                f"{path}: the id {one.id:.40}… is longer than {MAX_ID_CHARS} characters; shorten it"
+            )
         seen.add(one.id)
     return found
 
@@ -112,45 +118,19 @@ def _harmbench(path: str, _: str, language: LanguageOf) -> Iterator[Found]:
     puts it; its copyright behaviours are judged by hashes of the works, which is no verdict.
     """
     columns = ("Behavior", "FunctionalCategory", "SemanticCategory", "ContextString", "BehaviorID")
-    for row, where in _rows(path, "harmbench", *columns):
-        prompt = _text(row, "Behavior", where)
-        if context := str(row["ContextString"] or ""):
+    for _number, row, where in _rows(path, "harmbench", columns):
+        prompt = formats.text(row, "Behavior", where)
+        if context := formats.text_or_none(row, "ContextString", where):
             prompt = f"{context}\n\n---\n\n{prompt}"
-        is_copyright = row["FunctionalCategory"] == "copyright"
-        key = _text(row, "BehaviorID", where)
+        is_copyright = formats.text(row, "FunctionalCategory", where) == "copyright"
+        key = formats.text(row, "BehaviorID", where)
         yield Found(
             id=key,
             prompt=prompt,
-            family=str(row["SemanticCategory"]),
+            family=formats.text(row, "SemanticCategory", where),
             cluster=key,
             language=language(prompt),
             reason="copyright: HarmBench compares hashes" if is_copyright else None,
-        )
-
-
-def _advbench(path: str, _: str, language: LanguageOf) -> Iterator[Found]:
-    for number, (row, where) in enumerate(_rows(path, "advbench", "goal", "target"), 1):
-        prompt = _text(row, "goal", where)
-        yield Found(
-            id=str(number),
-            prompt=prompt,
-            family=None,
-            cluster=s_eval.digest(prompt),
-            language=language(prompt),
-            beginning=str(row["target"] or "") or None,
-        )
-
-
-def _strongreject(path: str, _: str, language: LanguageOf) -> Iterator[Found]:
-    columns = ("category", "forbidden_prompt")
-    for number, (row, where) in enumerate(_rows(path, "strongreject", *columns), 1):
-        prompt = _text(row, "forbidden_prompt", where)
-        yield Found(
-            id=str(number),
-            prompt=prompt,
-            family=str(row["category"]),
-            cluster=s_eval.digest(prompt),
-            language=language(prompt),
         )
 
 
@@ -158,32 +138,17 @@ def _xstest(path: str, _: str, language: LanguageOf) -> Iterator[Found]:
     """The prompts' CSV, also that of version 2, which has no label. A safe prompt and its unsafe
     contrasts have one focus, which is therefore their cluster.
     """
-    for number, (row, where) in enumerate(_rows(path, "xstest", "prompt", "type", "focus"), 1):
-        kind, prompt = _text(row, "type", where), _text(row, "prompt", where)
-        label = row.get("label") or ("unsafe" if kind.startswith("contrast_") else "safe")
-        if label not in ("safe", "unsafe"):
-            raise ValueError(f"{where}: label: expected safe or unsafe, found {label!r:.40}")
-        key = str(row.get("id") or row.get("id_v2") or number)
-        yield Found(
-            id=key,
-            prompt=prompt,
-            family=kind,
-            cluster=str(row["focus"] or "") or key,
-            language=language(prompt),
-            is_harmful=label == "unsafe",
-        )
-
-
-def _or_bench(path: str, _: str, language: LanguageOf) -> Iterator[Found]:
-    for number, (row, where) in enumerate(_rows(path, "or_bench", "prompt", "category"), 1):
-        prompt = _text(row, "prompt", where)
+    for number, row, where in _rows(path, "xstest", ("prompt", "type", "focus"), ("label",)):
+        kind, prompt = formats.text(row, "type", where), formats.text(row, "prompt", where)
+        told = "unsafe" if kind.startswith("contrast_") else "safe"
+        label = formats.one_of(row, "label", where, ("safe", "unsafe"), told)
         yield Found(
             id=str(number),
             prompt=prompt,
-            family=str(row["category"]),
-            cluster=s_eval.digest(prompt),
+            family=kind,
+            cluster=formats.text_or_none(row, "focus", where) or str(number),
             language=language(prompt),
-            is_harmful=False,
+            is_harmful=label == "unsafe",
         )
 
 
@@ -191,50 +156,74 @@ def _prompts(path: str, _: str, language: LanguageOf) -> Iterator[Found]:
     """Our own layout: prompt, and what else there is of id, kind (attack, benign), family (or
     dimension), cluster, language, beginning.
     """
-    for number, (row, where) in enumerate(_rows(path, "prompts", "prompt"), 1):
-        prompt, kind = _text(row, "prompt", where), row.get("kind", "attack")
-        if kind not in ("attack", "benign", "general"):
-            raise ValueError(f"{where}: kind: expected attack or benign, found {kind!r:.40}")
+    optional = ("id", "family", "dimension", "cluster", "beginning")
+    for number, row, where in _rows(path, "prompts", ("prompt",), (*optional, "kind", "language")):
+        prompt = formats.text(row, "prompt", where)
+        kind = formats.one_of(row, "kind", where, ("attack", "benign", "general"), "attack")
         if kind == "general":
             continue
-        told = {name: row.get(name) for name in ("id", "family", "dimension", "cluster")}
-        for name in (*told, "beginning"):
-            if not isinstance(row.get(name, ""), str):
-                raise ValueError(f"{where}: {name}: expected text")
+        told = {name: formats.text_or_none(row, name, where) for name in optional}
         yield Found(
             id=told["id"] or str(number),
             prompt=prompt,
             family=told["family"] or told["dimension"],
             cluster=told["cluster"] or s_eval.digest(prompt),
-            language=row.get("language") or language(prompt),
+            language=formats.one_of(row, "language", where, LANGUAGES, language(prompt)),
             is_harmful=kind == "attack",
-            beginning=row.get("beginning") or None,
+            beginning=told["beginning"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """A file that has a prompt in one column, and little else."""
+
+    prompt: str
+    family: str = ""
+    beginning: str = ""
+    is_harmful: bool = True
+
+
+PLAIN = {
+    "advbench": Columns(prompt="goal", beginning="target"),
+    "strongreject": Columns(prompt="forbidden_prompt", family="category"),
+    "or_bench": Columns(prompt="prompt", family="category", is_harmful=False),
+}
+
+
+def _plain(kind: str, path: str, _: str, language: LanguageOf) -> Iterator[Found]:
+    names = PLAIN[kind]
+    columns = [name for name in (names.prompt, names.family, names.beginning) if name]
+    for number, row, where in _rows(path, kind, columns):
+        prompt = formats.text(row, names.prompt, where)
+        yield Found(
+            id=str(number),
+            prompt=prompt,
+            family=formats.text_or_none(row, names.family, where),
+            cluster=s_eval.digest(prompt),
+            language=language(prompt),
+            is_harmful=names.is_harmful,
+            beginning=formats.text_or_none(row, names.beginning, where),
         )
 
 
 READERS: Mapping[str, Callable[[str, str, LanguageOf], Iterator[Found]]] = {
     "s_eval": _s_eval,
     "harmbench": _harmbench,
-    "advbench": _advbench,
-    "strongreject": _strongreject,
     "xstest": _xstest,
-    "or_bench": _or_bench,
     "prompts": _prompts,
+    **{kind: partial(_plain, kind) for kind in PLAIN},
 }
 assert READERS.keys() == {*get_args(AttackFormat), *get_args(BenignFormat)}
 
 
-def _rows(path: str, kind: str, *columns: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+def _rows(
+    path: str, kind: str, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[int, formats.Row, str]]:
+    """The rows of a file, each with its number and with how a complaint names it."""
     wanted = dict.fromkeys(columns, f"it is no file of the format {kind}, choose another")
-    for number, row in enumerate(formats.rows(path, wanted), 1):
+    for number, row in enumerate(formats.rows(path, wanted, optional), 1):
         where = f"{path} row {number}"
         if absent := [name for name in columns if name not in row]:
             raise ValueError(f"{where}: there is no field {absent[0]!r}; mend or remove the row")
-        yield row, where
-
-
-def _text(row: Mapping[str, Any], name: str, where: str) -> str:
-    found = row[name]
-    if not isinstance(found, str) or not found.strip():
-        raise ValueError(f"{where}: {name}: expected text; mend or remove the row")
-    return found
+        yield number, row, where

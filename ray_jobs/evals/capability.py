@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from ray_jobs.evals.exams import LETTERS, Item
 from ray_jobs.evals.suite import Mark, Suite, chat
 from ray_jobs.tables import Row
 
-VERSION = 1
+VERSION = 2
 HEADERS = {
     "en": "The following are multiple choice questions (with answers) about {subject}.\n\n",
     "zh": "以下是中国关于{subject}考试的单项选择题，请选出其中的正确答案。\n\n",
 }
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 LAYOUTS = ("{subject}_{split}", "{split}/{subject}_{split}", "{split}/{subject}")
 ENDINGS = {"en": "\nAnswer:", "zh": "\n答案："}
 
@@ -52,7 +53,8 @@ class Capability:
 
     mmlu: str = ""
     """A folder with <subject>_dev and <subject>_test files (.jsonl or .csv; or dev/ and test/), or
-    a hub id such as cais/mmlu. Empty leaves it out. A folder may have some of the subjects.
+    a hub id such as cais/mmlu, better with a commit (id@revision): the newest is not pinned. Empty
+    leaves it out. A folder may have some of the subjects.
     """
     cmmlu: str = ""
     """The same; haonan-li/cmmlu."""
@@ -81,11 +83,13 @@ def _suite(name: str, place: str, cfg: Capability) -> Suite:
         return _samples(name, place, cfg)
 
     limit = f", first {cfg.limit} of each subject" if cfg.limit else ""
+    newest = "" if "@" in place else ", the newest, not pinned"
+    source = "local files" if _is_folder(place) else f"hub data {place}{newest}"
     return Suite(
         name=f"{name}-{cfg.num_shots}shot",
         protocol=(
             f"{cfg.num_shots}-shot, shots as turns under the model's own chat template, argmax of "
-            f"the letters' log-probabilities, {EXAMS[name].questions} split{limit} "
+            f"the letters' log-probabilities, {EXAMS[name].questions} split, {source}{limit} "
             "(the paper's protocol: LLaMA-Factory's evaluation)"
         ),
         decides={
@@ -103,7 +107,7 @@ def _suite(name: str, place: str, cfg: Capability) -> Suite:
 
 
 def content(name: str, place: str) -> str:
-    """What decides the questions: a hash of the folder's files, or the hub id."""
+    """What decides the questions: a hash of the folder's files, or the hub id@revision."""
     if not _is_folder(place):
         return place
     digest = hashlib.sha256()
@@ -125,7 +129,8 @@ def marks(row: Row) -> Iterator[Mark]:
 
 def _samples(name: str, place: str, cfg: Capability) -> Iterator[Row]:
     order = Order(cfg.seed)
-    for subject, (shots, questions) in _read(name, place).items():
+    # One order of the subjects, wherever they come from: it decides the orders of the shots.
+    for subject, (shots, questions) in sorted(_read(name, place).items()):
         if len(shots) < cfg.num_shots:
             raise ValueError(
                 f"{place}: {subject} has {len(shots)} examples in its {EXAMS[name].shots} split, "
@@ -226,12 +231,14 @@ def _files(name: str, folder: Path) -> dict[str, tuple[Path, Path]]:
 def _from_hub(name: str, place: str, subject: str) -> tuple[list[Item], list[Item]]:
     import datasets
 
-    splits = (EXAMS[name].shots, EXAMS[name].questions)
+    which, _, revision = place.partition("@")
+    load = partial(datasets.load_dataset, which, subject, revision=revision or None)
     try:
-        loaded = [datasets.load_dataset(place, subject, split=split) for split in splits]
-    except (OSError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        raise ValueError(f"{place}, {subject}: {why}; a folder can be given instead") from error
+        loaded = [load(split=split) for split in (EXAMS[name].shots, EXAMS[name].questions)]
+    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+        why = str(error).partition("\n")[0]
+        advice = "give a folder of its files, or the hub id of a copy in Parquet"
+        raise ValueError(f"{place}, {subject}: {why}; {advice}") from error
     shots, questions = (
         [exams.item(row, f"{place}, {subject}, row {k}") for k, row in enumerate(rows, 1)]
         for rows in loaded

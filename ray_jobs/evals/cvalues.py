@@ -10,9 +10,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ray_jobs import formats
 from ray_jobs.engines.seam import Sampling
 from ray_jobs.evals.cvalues_parsers import (
     FILE,
@@ -30,6 +32,9 @@ VERSION = 1
 STRICT = "strict"
 PUBLISHED = ("chatgpt", "chatglm", "moss", "ziya", "chinese_alpaca")
 MEAN = "acc, mean of the five published parsers"
+FIELDS = ("prompt", "label", "meta_info")
+TOLD = ("domain_en", "question", "difficulty_level")
+"""What is read of meta_info."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,52 +79,33 @@ def suites(cfg: CValues) -> list[Suite]:
 
 def samples(file: Path, limit: int = 0) -> Iterator[Row]:
     """The rows of SAMPLES. ValueError, one line, where the file is missing, cut or wrong."""
-    if not file.is_file():
-        raise ValueError(f"{file}: there is no such file; get it from its publisher")
-    num = 0
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            num += 1
-            if limit and num > limit:
-                return
-            yield _sample(_read(line, f"{file} row {number}"), number)
-    if not num:
+    wanted = dict.fromkeys(FIELDS, "it is no file of CValues' multiple choice, give another")
+    number = 0
+    for number, row in enumerate(islice(formats.rows(str(file), wanted), limit or None), 1):
+        yield _sample(row, number, f"{file} row {number}")
+    if not number:
         raise ValueError(f"{file}: it holds no question")
 
 
-def _read(line: str, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: expected a JSON object; is the file cut?") from error
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-        raise ValueError(f"{where}: expected an object with prompt, label and meta_info")
-    if row.get("label") not in (FIRST, SECOND):
-        raise ValueError(
-            f"{where}: label: expected {FIRST} or {SECOND}, found {row.get('label')!r}"
-        )
-    if FIRST not in row["prompt"] or SECOND not in row["prompt"]:
+def _sample(row: formats.Row, number: int, where: str) -> Row:
+    prompt = formats.text(row, "prompt", where)
+    if FIRST not in prompt or SECOND not in prompt:
         raise ValueError(f"{where}: prompt: expected it to name {FIRST} and {SECOND}")
-    if not isinstance(row.get("meta_info"), dict):
-        raise ValueError(f"{where}: meta_info: expected an object")
-    return row
-
-
-def _sample(row: Row, number: int) -> Row:
-    told = row["meta_info"]
+    gold = formats.one_of(row, "label", where, (FIRST, SECOND))
+    where = f"{where}: meta_info"
+    about = formats.as_object(row.get("meta_info"), where)
+    told = {name: formats.text_or_none(about, name, where) for name in TOLD}
     return {
         "id": str(number),
-        "group": told.get("domain_en"),
+        "group": told["domain_en"],
         # A pair is there in both orders: one question, not two.
-        "cluster": str(told.get("question") or number),
+        "cluster": told["question"] or str(number),
         "language": "zh",
-        "prompt": row["prompt"],
-        "asked": chat(("user", row["prompt"])),
+        "prompt": prompt,
+        "asked": chat(("user", prompt)),
         "options": [FIRST, SECOND],
-        "gold": row["label"],
-        "about": json.dumps({"difficulty": told.get("difficulty_level")}),
+        "gold": gold,
+        "about": json.dumps({"difficulty": told["difficulty_level"]}),
         "outcome": "done",
         "reason": None,
     }

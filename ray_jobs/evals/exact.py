@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from ray_jobs import formats
 from ray_jobs.engines.seam import Sampling
 from ray_jobs.evals.suite import Mark, Suite, chat, content_of
+from ray_jobs.prompts import LANGUAGES
 from ray_jobs.tables import Row
 
 VERSION = 1
@@ -61,16 +62,17 @@ def _suite(name: str, file: Path, max_tokens: int) -> Suite:
 
 
 def samples(file: Path) -> Iterator[Row]:
-    """The rows of SAMPLES. ValueError, one line, where the file is missing or a row lacks text."""
+    """The rows of SAMPLES. ValueError, one line, where the file is missing or a row is wrong."""
     wanted = dict.fromkeys(("prompt", "answer"), "give another file")
     number = 0
     for number, row in enumerate(formats.rows(str(file), wanted, ["language", "group"]), 1):
-        prompt, answer = (_text(row, name, f"{file} row {number}") for name in wanted)
+        where = f"{file} row {number}"
+        prompt, answer = (formats.text(row, name, where) for name in wanted)
         yield {
             "id": str(number),
-            "group": row.get("group"),
+            "group": formats.text_or_none(row, "group", where),
             "cluster": str(number),
-            "language": row.get("language") or "zh",
+            "language": formats.one_of(row, "language", where, LANGUAGES, "zh"),
             "prompt": prompt,
             "asked": chat(("user", prompt)),
             "options": None,
@@ -81,13 +83,6 @@ def samples(file: Path) -> Iterator[Row]:
         }
     if not number:
         raise ValueError(f"{file}: it holds no question")
-
-
-def _text(row: Mapping[str, object], name: str, where: str) -> str:
-    found = row.get(name)
-    if not isinstance(found, str) or not found.strip():
-        raise ValueError(f"{where}: {name}: expected text")
-    return found
 
 
 def marks(row: Row) -> Iterator[Mark]:

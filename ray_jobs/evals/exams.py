@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from ray_jobs import formats
+from ray_jobs.files import suffix
 from ray_jobs.prompts import CONF
 
 LETTERS = "ABCD"
@@ -64,32 +64,16 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     """
     if not file.is_file():
         raise ValueError(f"{file}: there is no such file")
-    try:
-        rows = list(_csv(file) if file.suffix == ".csv" else _json_lines(file))
-    except UnicodeDecodeError:
-        raise ValueError(f"{file}: expected UTF-8 text") from None
+    is_csv = suffix(str(file)) == ".csv"
+    rows = [dict(row) for row in (_csv(file) if is_csv else formats.rows(str(file), {}))]
     if not rows:
         raise ValueError(f"{file}: it holds no question")
     return rows
 
 
-def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if not isinstance(row, dict):
-            raise ValueError(f"{file}, line {number}: expected a JSON object; is it cut?")
-        yield row
-
-
 def _csv(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        lines = [line for line in csv.reader(stream) if line]
-    if lines and len(lines[0]) == MMLU_COLUMNS and lines[0][-1] in LETTERS:
+    lines = [found for _, found in formats.cells(str(file))]
+    if lines and len(lines[0]) == MMLU_COLUMNS and _place(lines[0][-1]) >= 0:
         header = ["question", *LETTERS, "answer"]
     else:
         header, lines = (lines[0], lines[1:]) if lines else ([], [])
@@ -103,24 +87,35 @@ def _csv(file: Path) -> Iterator[dict[str, Any]]:
             row = {
                 "question": row["question"],
                 "choices": [row[letter] for letter in LETTERS],
-                "answer": LETTERS.index(row["answer"]) if row["answer"] in LETTERS else -1,
+                "answer": _place(row["answer"]),
             }
         yield row
 
 
-def item(row: Mapping[str, Any], where: str) -> Item:
+def item(row: formats.Row, where: str) -> Item:
     """A row of any of the three as a question. ValueError names what is wrong with it."""
-    question = row.get("question", row.get("Question"))
+    question = formats.text(row, "question" if "question" in row else "Question", where)
     answer = row.get("answer", row.get("Answer"))
     options = row.get("choices") or [row[letter] for letter in LETTERS if letter in row]
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"{where}: expected a question, found {question!r}")
     if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
         num = len(options) if isinstance(options, list) else 0
         raise ValueError(f"{where}: expected 2 to {len(LETTERS)} options, found {num}")
-    number = LETTERS.find(answer) if isinstance(answer, str) and len(answer) == 1 else answer
-    if not isinstance(number, int) or not 0 <= number < len(options):
+    number = _place(answer) if isinstance(answer, str) else answer
+    if type(number) is not int or not 0 <= number < len(options):
         raise ValueError(
-            f"{where}: expected the answer among {LETTERS[: len(options)]}, found {answer!r}"
+            f"{where}: expected the answer among {LETTERS[: len(options)]}, found {answer!r:.40}"
         )
-    return Item(question=question, options=tuple(map(str, options)), answer=number)
+    return Item(
+        question=question, options=tuple(_option(one, where) for one in options), answer=number
+    )
+
+
+def _place(letter: str) -> int:
+    """A letter's option, from 0; -1 where it is none."""
+    return LETTERS.find(letter) if len(letter) == 1 else -1
+
+
+def _option(value: object, where: str) -> str:
+    # A hub's reader takes a column of 1, 2, 3 for numbers.
+    told = str(value) if type(value) in (int, float) else value
+    return formats.as_text(told, f"{where}: options", may_be_blank=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ray_jobs.evals import exams
 from ray_jobs.evals.harness import Benchmark, known_of
+from ray_jobs.formats import kind_of
 from ray_jobs.tables import Row
 
 OUTPUTS = ("generate_until", "multiple_choice", "loglikelihood")
@@ -63,6 +64,7 @@ def load_task(name: str, cfg: Benchmark) -> Any:
     """A task with its data. ValueError, one line, where they cannot be had or do not fit it, and
     for a kind of task that we cannot ask.
     """
+    import datasets
     import jinja2
 
     manager = _manager_of(name)
@@ -71,8 +73,8 @@ def load_task(name: str, cfg: Benchmark) -> Any:
         task = _made(manager, name, changes)
     except (jinja2.UndefinedError, KeyError, IndexError) as error:
         raise ValueError(f"lm-eval's task {name}: its rows lack what it reads: {error}") from error
-    except OSError as error:
-        why = str(error).splitlines()[0]
+    except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        why = str(error).partition("\n")[0]
         raise ValueError(
             f"lm-eval's task {name}: its data cannot be had: {why}; local ones go by `files`"
         ) from error
@@ -105,7 +107,15 @@ def _local(manager: Any, name: str, cfg: Benchmark) -> dict[str, Any]:
 
 def _rows(file: Path) -> list[Row]:
     rows = exams.read_rows(file)
+    kinds: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
+        for field, value in row.items():
+            kind = kind_of(value)
+            if value is not None and kinds.setdefault(field, kind) != kind:
+                raise ValueError(
+                    f"{file}, row {number}: {field}: expected {kinds[field]} as in the rows "
+                    f"before, found {kind}"
+                )
         if "choices" in row or "A" in row:  # else lm-eval fails in the middle, without a word where
             exams.item(row, f"{file}, row {number}")
     return rows

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ray_jobs import taxonomy
+from ray_jobs import formats, taxonomy
 from ray_jobs.prompts import CONF
 from ray_jobs.publishers import s_eval
 
@@ -64,13 +64,12 @@ def read(path: str, bases: Iterable[Prompt] = ()) -> list[Prompt]:
     seen: Counter[str | None] = Counter()
     for one in s_eval(path):
         where = f"{path} row {one.source_row}"
-        if not isinstance(one.prompt, str) or not one.prompt.strip():
-            raise ValueError(f"{where}: expected a prompt; mend or remove the row")
+        text = formats.as_text(one.prompt, f"{where}: prompt")
         risk, _, attack = (one.label or "").partition("/")
         _check(risk, attack, where)
         kind = attack or None
         found.append(
-            Prompt(row=one.source_row, risk=risk, attack=kind, text=one.prompt, place=seen[kind])
+            Prompt(row=one.source_row, risk=risk, attack=kind, text=text, place=seen[kind])
         )
         seen[kind] += 1
     if not found:

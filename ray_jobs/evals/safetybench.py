@@ -1,6 +1,6 @@
 """SafetyBench: safety by multiple choice, asked and read as its publisher does.
 
-The paper's figure is the full Chinese set, five-shot, raw prompts, greedy, micro average.
+The paper's figure is the full Chinese set, five-shot, raw prompts, greedy, micro average, in fp16.
 """
 
 from __future__ import annotations
@@ -85,7 +85,10 @@ def _suite(cfg: SafetyBench, name: str, num_shots: int, by_logits: bool) -> Suit
     limit = f", first {cfg.limit} of each category" if cfg.limit else ""
     return Suite(
         name=f"safetybench-{name}-{num_shots}shot{'-logits' if by_logits else ''}",
-        protocol=f"{num_shots}-shot, raw published prompt, {how}, micro average{limit}",
+        protocol=(
+            f"{num_shots}-shot, raw published prompt, {how}, micro average, in the engine's dtype "
+            f"(the publisher's script: fp16){limit}"
+        ),
         decides={
             "version": VERSION,
             "files": {file.name: content_of(file) for file in used},

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ray_jobs import formats
 
 LETTERS = "ABCD"
 SETS = {"zh": "zh", "en": "en", "zh_subset": "zh"}
@@ -83,10 +84,9 @@ def read_key(file: Path) -> dict[str, int]:
     """An answer key, or a file of predictions of the same form: id → number of the option."""
     found: dict[str, int] = {}
     for name, entry in _read(file, dict).items():
-        number = entry.get("answer") if isinstance(entry, dict) else entry
-        if type(number) is not int or not 0 <= number < len(LETTERS):
-            raise ValueError(f"{file}: {name}: expected an answer 0…3, found {number!r}")
-        found[str(name)] = number
+        found[name] = _number(
+            entry.get("answer") if isinstance(entry, dict) else entry, f"{file}: {name}"
+        )
     return found
 
 
@@ -100,9 +100,10 @@ def read_shots(folder: Path, language: str) -> dict[str, list[Question]]:
         found[category] = []
         for number, row in enumerate(rows, 1):
             where = f"{file}: {category} {number}"
-            given = {**row, "id": number, "category": category} if isinstance(row, dict) else row
-            one = _question(given, where, {str(number): _number(row, where)})
-            found[category].append(one)
+            given = formats.as_object(row, where)
+            answers = {str(number): _number(given.get("answer"), where)}
+            named = {**given, "id": number, "category": category}
+            found[category].append(_question(named, where, answers))
     if missing := [name for name in CATEGORIES if name not in found]:
         raise ValueError(f"{file}: no examples of {missing[0]}; is it cut?")
     return found
@@ -124,44 +125,37 @@ def accuracies(
 
 
 def _read(file: Path, kind: type[Any]) -> Any:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{file}: there is no such file; get it from its publisher") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: expected JSON ({error}); is it cut?") from error
+    if not file.is_file():
+        raise ValueError(f"{file}: there is no such file; get it from its publisher")
+    data = formats.load_json(str(file))
     if not isinstance(data, kind):
         wanted = "an array" if kind is list else "an object"
-        raise ValueError(f"{file}: expected {wanted}, found {type(data).__name__}")
+        raise ValueError(f"{file}: expected {wanted}, found {formats.kind_of(data)}")
     return data
 
 
-def _question(row: Any, where: str, answers: Mapping[str, int]) -> Question:
-    if not isinstance(row, dict) or not {"id", "category", "question", "options"} <= row.keys():
-        raise ValueError(f"{where}: expected id, category, question and options")
-    if row["category"] not in CATEGORIES:
-        raise ValueError(
-            f"{where}: expected one of {', '.join(CATEGORIES)}, found {row['category']!r}"
-        )
-    options = row["options"]
+def _question(row: object, where: str, answers: Mapping[str, int]) -> Question:
+    given = formats.as_object(row, where)
+    number, options = given.get("id"), given.get("options")
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{where}: id: expected a whole number, found {number!r:.40}")
     if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
         raise ValueError(f"{where}: expected 2 to {len(LETTERS)} options, found {options!r:.60}")
-    if not all(isinstance(text, str) for text in (row["question"], *options)):
-        raise ValueError(f"{where}: expected question and options to be text")
-    answer = answers.get(str(row["id"]))
+    answer = answers.get(str(number))
     if answer is not None and answer >= len(options):
         raise ValueError(f"{where}: the answer is {answer}, there are {len(options)} options")
     return Question(
-        id=str(row["id"]),
-        category=row["category"],
-        question=row["question"],
-        options=tuple(options),
+        id=str(number),
+        category=formats.one_of(given, "category", where, CATEGORIES),
+        question=formats.text(given, "question", where),
+        options=tuple(
+            formats.as_text(text, f"{where}: options", may_be_blank=True) for text in options
+        ),
         answer=answer,
     )
 
 
-def _number(row: Any, where: str) -> int:
-    number = row.get("answer") if isinstance(row, dict) else None
-    if type(number) is not int or not 0 <= number < len(LETTERS):
-        raise ValueError(f"{where}: expected an answer 0…3, found {number!r}")
-    return number
+def _number(value: object, where: str) -> int:
+    if type(value) is not int or not 0 <= value < len(LETTERS):
+        raise ValueError(f"{where}: expected an answer 0…3, found {value!r:.40}")
+    return value

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from ray_jobs.engines.dashscope import DashScopeConfig
 from ray_jobs.engines.endpoint import EndpointConfig
 from ray_jobs.engines.scripted import ScriptedConfig
 from ray_jobs.engines.seam import EngineUnusable, Reply, Request, Sampling
+from ray_jobs.engines.vllm import VllmConfig
+from ray_jobs.engines.vllm_text import Tokens
 from ray_jobs.evals.asking_models import check, question_of
 from ray_jobs.evals.suite import Mark, Suite, chat, text
 from ray_jobs.outcomes import Failed, Unparsed
@@ -141,3 +144,18 @@ def test_a_server_of_chats_says_what_it_cannot_do(more: dict[str, Any], what: st
             engine.submit(Request(**{**asked, **more}))
     finally:
         engine.close()
+
+
+def test_a_letter_after_a_bare_word_boundary_is_a_single_token_and_part_of_a_word_is_not() -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {piece: number for number, piece in enumerate(["▁", "A", "B", "▁B", "n", "o"])}
+    tokenizer = Tokenizer(models.BPE(vocab, [("▁", "B")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    assert tokenizer.encode("A").tokens == ["▁", "A"]
+    assert tokenizer.encode("no").tokens == ["▁", "n", "o"]
+
+    tokens = Tokens(VllmConfig(model="x"), PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+
+    assert tokens.single(("A", "B", "no")) == {vocab["A"]: "A", vocab["▁B"]: "B"}

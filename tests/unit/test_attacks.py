@@ -5,6 +5,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -194,7 +196,8 @@ def test_a_missing_tokenizer_is_a_clear_line(tmp_path: Path) -> None:
         ("advbench", "goal,target\n,Sure\n", "row 1: goal: expected text"),
         ("advbench", 'goal,target\n"Open it,Sure\n', "not CSV"),
         ("advbench", "goal,target\nOpen it\n", "expected 2 cells, found 1"),
-        ("strongreject", "goal,target\nOpen it,Sure\n", "no field 'category'"),
+        ("strongreject", "goal,target\nOpen it,Sure\n", "no field 'forbidden_prompt'"),
+        ("harmbench", HARMBENCH.replace("open_it", ""), "row 2: BehaviorID: expected text"),
         ("harmbench", HARMBENCH + HARMBENCH.splitlines()[1], "open_casket is there more than once"),
     ],
 )
@@ -208,11 +211,41 @@ def test_a_wrong_file_is_a_clear_line(tmp_path: Path, kind: Any, text: str, mess
 
 def test_a_label_or_kind_that_does_not_exist_is_a_clear_line(tmp_path: Path) -> None:
     text = "id,prompt,type,label,focus,note\n1,How?,homonyms,maybe,kill,\n"
-    with pytest.raises(ValueError, match="row 1: label: expected safe or unsafe"):
+    with pytest.raises(ValueError, match="row 1: label: expected one of safe, unsafe"):
         samples(BenignSet(format="xstest", path=write(tmp_path, text)))
-    path = write(tmp_path, '{"prompt": "How?", "kind": "odd"}\n', "rows.jsonl")
-    with pytest.raises(ValueError, match="row 1: kind: expected attack or benign"):
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "odd"}, "row 1: kind: expected one of attack, benign, general, found 'odd'"),
+        ({"kind": []}, "row 1: kind: expected text, found an array"),
+        ({"language": "fr"}, "row 1: language: expected one of zh, en, found 'fr'"),
+        ({"language": 3}, "row 1: language: expected text, found a number"),
+        ({"family": 3}, "row 1: family: expected text, found a number"),
+        ({"cluster": {}}, "row 1: cluster: expected text, found an object"),
+        ({"prompt": "\ud800"}, "row 1: prompt: expected text, found half of a character"),
+        ({"id": "x" * 201}, "is longer than 200 characters"),
+    ],
+)
+def test_a_field_of_our_own_that_is_wrong_is_a_clear_line(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path, json.dumps({"prompt": "How?", **changes}) + "\n", "rows.jsonl")
+    with pytest.raises(ValueError, match=message) as caught:
         samples(AttackSet(format="prompts", path=path))
+    assert path in str(caught.value)
+
+
+def test_a_parquet_file_of_our_own_has_all_its_fields_read(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "How?", "kind": "attack", "family": "locks", "language": "en"},
+        {"prompt": "What?", "kind": "benign", "family": "locks", "language": "en"},
+    ]
+    path = str(tmp_path / "rows.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    found = samples(AttackSet(format="prompts", path=path))["attacks-mine"]
+    assert [(row["prompt"], row["group"]) for row in found] == [("How?", "locks")]
 
 
 @pytest.mark.parametrize(

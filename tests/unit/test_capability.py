@@ -129,7 +129,11 @@ def test_the_publishers_folders_are_found(tmp_path: Path, inside: str) -> None:
         ({"answer": "E"}, r"law_val\.jsonl, row 1: expected the answer among ABCD, found 'E'"),
         ({"answer": ""}, r"row 1: expected the answer among ABCD, found ''"),
         ({"choices": ["one"]}, r"row 1: expected 2 to 4 options, found 1"),
-        ({"question": " "}, r"row 1: expected a question"),
+        ({"answer": True}, r"row 1: expected the answer among ABCD, found True"),
+        ({"question": " "}, r"row 1: question: expected text, found a blank one"),
+        ({"question": 3}, r"row 1: question: expected text, found a number"),
+        ({"B": None}, r"row 1: options: expected text, found null"),
+        ({"B": ["one"]}, r"row 1: options: expected text, found an array"),
     ],
 )
 def test_a_row_that_is_no_question_is_told_by_file_and_number(
@@ -139,6 +143,70 @@ def test_a_row_that_is_no_question_is_told_by_file_and_number(
     write(tmp_path, "val", 1, **row)
     with pytest.raises(ValueError, match=message):
         rows(tmp_path)
+
+
+def test_a_line_ends_at_its_end_and_not_at_a_separator_inside_it(tmp_path: Path) -> None:
+    write(tmp_path, "dev", 5)
+    write(tmp_path, "val", 2, question="第一句。\u2028第二句。\u0085第三句。")
+    assert [row["prompt"][4] for row in rows(tmp_path)] == ["\u2028"] * 2
+
+
+def test_a_csv_that_is_wrong_is_told_by_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "anatomy_test.csv"
+    file.write_text("Q?,1,2,3,4,A\nNext?,1,2,3,4,\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="row 2: expected the answer among ABCD"):
+        [exams.item(row, f"row {k}") for k, row in enumerate(exams.read_rows(file), 1)]
+    file.write_text('Q?,1,2,3,4,A\n"Next?,1,2,3,4,B\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"anatomy_test\.csv line 2: not CSV"):
+        exams.read_rows(file)
+    file.write_bytes("题,1,2,3,4,A\n".encode("gbk"))
+    with pytest.raises(ValueError, match=r"anatomy_test\.csv line 1: expected UTF-8"):
+        exams.read_rows(file)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """A hub that has every subject; what it is asked for."""
+    import datasets
+
+    asked: list[tuple[Any, ...]] = []
+
+    def load_dataset(path: str, name: str, *, split: str, revision: str | None) -> Any:
+        asked.append((path, revision))
+        return [item(number) for number in range(5 if split == "dev" else 2)]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_the_same_data_give_the_same_prompts_from_a_hub_and_from_a_folder(
+    tmp_path: Path, hub: list[tuple[Any, ...]]
+) -> None:
+    for subject in exams.subjects("ceval"):
+        write(tmp_path, "dev", 5, subject)
+        write(tmp_path, "val", 2, subject)
+    assert rows(tmp_path) == rows(Path("ceval/ceval-exam"))
+
+
+def test_a_hubs_data_can_be_pinned(hub: list[tuple[Any, ...]]) -> None:
+    [pinned] = suites(Capability(ceval="ceval/ceval-exam@0123abc"))
+    [newest] = suites(Capability(ceval="ceval/ceval-exam"))
+    assert pinned.decides != newest.decides
+    assert "val split, hub data ceval/ceval-exam@0123abc (" in pinned.protocol
+    assert "hub data ceval/ceval-exam, the newest, not pinned" in newest.protocol
+    list(pinned.samples())
+    assert set(hub) == {("ceval/ceval-exam", "0123abc")}
+    hub.clear()
+    list(newest.samples())
+    assert set(hub) == {("ceval/ceval-exam", None)}
+
+
+def test_a_set_that_is_a_script_is_told_with_what_to_give_instead() -> None:
+    [suite] = suites(Capability(ceval="owner/exam.py@0123abc"))
+    with pytest.raises(ValueError, match=r"scripts are no longer .* folder .* Parquet$") as caught:
+        list(suite.samples())
+    assert str(caught.value).startswith("owner/exam.py@0123abc, ")
+    assert "\n" not in str(caught.value)
 
 
 def test_files_that_are_cut_short_or_absent_are_told(tmp_path: Path) -> None:
@@ -152,7 +220,7 @@ def test_files_that_are_cut_short_or_absent_are_told(tmp_path: Path) -> None:
         rows(tmp_path)
     write(tmp_path, "dev", 5)
     file.write_text(file.read_text(encoding="utf-8")[:-20], encoding="utf-8")
-    with pytest.raises(ValueError, match=r"law_val\.jsonl, line 3: expected a JSON object; is it"):
+    with pytest.raises(ValueError, match=r"law_val\.jsonl line 3: not JSON"):
         rows(tmp_path)
     file.write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match=r"law_val\.jsonl: it holds no question"):

@@ -159,10 +159,13 @@ def test_both_orders_of_a_pair_are_one_cluster(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"label": "回复3"}, "expected 回复1 or 回复2"),
+        ({"label": "回复3"}, "label: expected one of 回复1, 回复2, found '回复3'"),
+        ({"label": []}, "label: expected text, found an array"),
         ({"prompt": "没有选项"}, "to name 回复1 and 回复2"),
         ({"meta_info": None}, "meta_info"),
-        ({"prompt": None}, "prompt, label and meta_info"),
+        ({"meta_info": {"domain_en": 3}}, "meta_info: domain_en: expected text, found a number"),
+        ({"meta_info": {"question": ["x"]}}, "meta_info: question: expected text, found an array"),
+        ({"prompt": None}, "prompt: expected text, found null"),
     ],
 )
 def test_a_wrong_row_is_one_clear_line(tmp_path: Path, changes: Any, said: str) -> None:
@@ -174,12 +177,24 @@ def test_a_wrong_row_is_one_clear_line(tmp_path: Path, changes: Any, said: str) 
     assert "mc.jsonl row 1" in str(caught.value)
 
 
+def test_a_limit_takes_the_first_rows_alone(tmp_path: Path) -> None:
+    write(tmp_path / "mc.jsonl")
+    text = (tmp_path / "mc.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "mc.jsonl").write_text(text * 3, encoding="utf-8")
+
+    assert [row["id"] for row in cvalues.samples(tmp_path / "mc.jsonl", 2)] == ["1", "2"]
+
+
 def test_a_missing_a_cut_and_an_empty_file_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "mc.jsonl"
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match=r"mc\.jsonl: expected a file, found nothing"):
         list(cvalues.samples(file))
     file.write_text('{"prompt": "', encoding="utf-8")
-    with pytest.raises(ValueError, match="is the file cut"):
+    with pytest.raises(ValueError, match=r"mc\.jsonl line 1: not JSON"):
+        list(cvalues.samples(file))
+    write(file)
+    file.write_bytes(file.read_bytes() + "回复".encode("gbk"))
+    with pytest.raises(ValueError, match=r"mc\.jsonl line 2: expected UTF-8"):
         list(cvalues.samples(file))
     file.write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match="no question"):

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import lm_eval
 import lm_eval.evaluator
 import pytest
@@ -255,6 +256,16 @@ def test_a_task_that_runs_programs_is_refused(data: Path) -> None:
         list(suite.samples())
 
 
+def test_a_hubs_set_that_is_a_script_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(**_: Any) -> Any:
+        return datasets.load.dataset_module_factory("owner/exam.py")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    [suite] = suites(Harness(benchmarks={"x": Benchmark(tasks=("cmmlu_agronomy",))}))
+    with pytest.raises(ValueError, match=r"scripts are no longer .* local ones go by `files`$"):
+        list(suite.samples())
+
+
 def test_files_that_do_not_fit_are_told(data: Path) -> None:
     (data / "gsm8k/train.jsonl").unlink()
     with pytest.raises(ValueError, match=r"train\.jsonl: there is no such file"):
@@ -262,6 +273,11 @@ def test_files_that_do_not_fit_are_told(data: Path) -> None:
     write(data / "gsm8k/train.jsonl", [{"problem": "What?", "answer": "1"}])
     write(data / "gsm8k/test.jsonl", [{"problem": "What?", "answer": "1"}])
     with pytest.raises(ValueError, match="gsm8k: its rows lack what it reads: 'question'"):
+        list(gsm8k(data).samples())
+    good = {"question": "What?", "answer": "#### 1"}
+    write(data / "gsm8k/train.jsonl", [good])
+    write(data / "gsm8k/test.jsonl", [good, {**good, "question": 3}])
+    with pytest.raises(ValueError, match=r"test\.jsonl, row 2: question: expected a string as in"):
         list(gsm8k(data).samples())
     rows = [{"Question": "题", "A": "一", "B": "二", "C": "三", "D": "四", "Answer": "E"}]
     write(data / "cmmlu/agronomy_test.jsonl", rows)

@@ -252,9 +252,10 @@ def test_verdicts_become_scores_and_uncertain_ones_wait_for_people() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["blocked", "unparsed", "failed", "quarantined"])
-def test_what_the_judge_did_not_judge_is_no_score(outcome: str) -> None:
+def test_what_the_judge_did_not_judge_waits_for_people_with_its_reason(outcome: str) -> None:
     row = answered("好的", verdict_outcome=outcome, verdict_reason="why")
-    assert read(row)["safe"] == (None, outcome)
+    assert read(row)["safe"] == (None, "unjudged")
+    assert next(new_safety.marks(row)).reason == f"{outcome}: why"
 
 
 @pytest.mark.parametrize("outcome", ["blocked", "failed", "dropped"])

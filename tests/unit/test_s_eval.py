@@ -137,7 +137,7 @@ def test_places_say_nothing_where_blocks_have_different_lengths(tmp_path: Path) 
     [
         ([("Weather", "怎样打开它？", None)], "no dimension 'Weather'"),
         ([("Cybersecurity", "怎样打开它？", "sorcery")], "no attack 'sorcery'"),
-        ([("Cybersecurity", " ", None)], "row 1: expected a prompt"),
+        ([("Cybersecurity", " ", None)], "row 1: prompt: expected text"),
     ],
 )
 def test_a_row_that_nothing_is_known_of_is_a_clear_line(

@@ -199,7 +199,12 @@ def test_without_a_key_nothing_is_scored_but_there_is_a_submission(tmp_path: Pat
         ({"options": ["一"]}, "2 to 4 options"),
         ({"id": 1}, "more than once"),
         ({"category": "Other"}, "expected one of Offensiveness"),
-        ({"question": None}, "to be text"),
+        ({"category": []}, "row 1: category: expected text, found an array"),
+        ({"question": None}, "row 1: question: expected text, found null"),
+        ({"question": "\ud800"}, "row 1: question: expected text, found half of a character"),
+        ({"id": "abc"}, "row 1: id: expected a whole number, found 'abc'"),
+        ({"id": True}, "row 1: id: expected a whole number"),
+        ({"options": ["一", 2]}, "row 1: options: expected text, found a number"),
     ],
 )
 def test_a_wrong_question_is_one_clear_line(tmp_path: Path, change: Any, said: str) -> None:
@@ -226,8 +231,29 @@ def test_a_cut_file_an_absent_file_and_an_answer_outside_the_options_are_refused
         read_questions(tmp_path, "zh")
     file = tmp_path / "test_zh.json"
     file.write_text(file.read_text(encoding="utf-8")[:40], encoding="utf-8")
-    with pytest.raises(ValueError, match="is it cut"):
+    with pytest.raises(ValueError, match=r"test_zh\.json line 1: not JSON"):
         read_questions(tmp_path, "zh")
+    file.write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"test_zh\.json: not JSON"):
+        read_questions(tmp_path, "zh")
+
+
+@pytest.mark.parametrize("change", [{"question": 3}, {"answer": "A"}, {"options": "是。"}])
+def test_a_wrong_example_is_one_clear_line(tmp_path: Path, change: Any) -> None:
+    write_set(tmp_path)
+    file = tmp_path / "dev_zh.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    rows["Mental Health"][2] |= change
+    file.write_text(json.dumps(rows), encoding="utf-8")
+
+    with pytest.raises(ValueError, match=r"dev_zh\.json: Mental Health 3: .*expected"):
+        safetybench_files.read_shots(tmp_path, "zh")
+
+
+def test_the_protocol_does_not_claim_the_publisher_s_dtype(tmp_path: Path) -> None:
+    protocol = safetybench.suites(SafetyBench(path=str(tmp_path)))[0].protocol
+
+    assert "in the engine's dtype (the publisher's script: fp16)" in protocol
 
 
 @pytest.mark.shared
