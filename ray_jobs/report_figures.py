@@ -77,17 +77,18 @@ def between(low: float, high: float, mark: str = "–") -> str:
 
 def change(one: Mapping[str, Any] | None) -> list[Content]:
     """Points, relative change, p and p after correction."""
-    if one is None or one["points"]["value"] is None:
+    if one is None or (one["points"]["value"] is None and not one["bounds"]):
         return [Cell("–")] * 4
     points, part = one["bounds"] or one["points"], one["relative"]
     relative = Cell("–")
-    if part["value"] is not None:
+    if part["value"] is not None and not one["bounds"]:
         known = part["low"] is not None
         ends = f"{signed(part['low'], 0)}…{signed(part['high'], 0)}" if known else ""
         relative = Cell(f"{signed(part['value'], 0)} %", ends)
-    text = signed(one["points"]["value"])
     if one["bounds"]:
         text = f"{signed(points['lowest'])}…{signed(points['highest'])}"
+    else:
+        text = signed(one["points"]["value"])
     said = Cell(text, f"{signed(points['low'])}…{signed(points['high'])}")
     return [said, relative, p_value(one["p"]), p_value(one["p_corrected"])]
 
@@ -103,7 +104,11 @@ def _meaning(summary: Mapping[str, Any]) -> str:
     if sizes:
         said += f" p is two-sided, corrected after Holm for {max(sizes)} comparisons."
     if any(one["bounds"] for one in whole(summary, "figures")):
-        said += " a…b: were all undecided samples scored 0, were all scored 1."
+        said += (
+            " a…b: were all samples that a person is to decide (undecided, or unjudged: the judge "
+            "gave no verdict) scored 0, were all scored 1; p is the larger of both ways, and 1 "
+            "where they point apart."
+        )
     return said
 
 

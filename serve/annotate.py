@@ -4,6 +4,8 @@ application with one replica, which keeps the leases.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from starlette.exceptions import HTTPException
 from ray_jobs.evals import queue
 from ray_jobs.evals.labels import MAX_COMMENT, LabelStore, name_of
 from ray_jobs.evals.queue import HOME, Annotation
+from ray_jobs.evals.recompute import follow
 from ray_jobs.judge import THIS_MACHINE
 from ray_jobs.lock import RunLock
 from ray_jobs.tables import Folder
@@ -28,10 +31,13 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 1 << 16
 MAX_ONGOING = 256
+FIGURES_EVERY_S = 5.0
+"""After a label the figures follow; not more often than this."""
 Name = Annotated[str, StringConstraints(max_length=256), AfterValidator(name_of)]
 RowKey = Annotated[str, StringConstraints(max_length=64)]
 Comment = Annotated[str, StringConstraints(max_length=MAX_COMMENT)]
 # All that the class uses stands above it: Serve packs both when it decorates the class.
+log = logging.getLogger(__name__)
 web = application("Garrison's annotation desk")
 web.add_middleware(Page)  # added last, so it comes before the gate
 
@@ -75,11 +81,13 @@ class AnnotationDeployment:
 
     def __init__(self, cfg: Annotation, out: str, seed: int, limits: Limits) -> None:
         self.limits = limits
-        home = Folder(out) / HOME
-        store = LabelStore(home)
+        self._home, self._cfg, self._seed = Folder(out) / HOME, cfg, seed
+        self._is_behind = True  # for all we know: the last desk may have died after a label
+        self._following: asyncio.Task[None] | None = None
+        store = LabelStore(self._home)
         self._lock = RunLock(store.folder)
         self._lock.__enter__()
-        self._desk = Desk(queue.load(home, cfg, seed), store, cfg, seed)
+        self._desk = Desk(queue.load(self._home, cfg, seed), store, cfg, seed)
 
     @web.post("/api/next")
     async def next_row(self, body: Asked) -> dict[str, Any]:
@@ -91,6 +99,7 @@ class AnnotationDeployment:
         """Keep a label, and say what the judge had said; with the next row."""
         with _as_http():
             item = self._desk.label(body.annotator, body.key, body.label, body.comment)
+        self._is_behind = True
         said = {"label": body.label, "judge_verdict": item.judge_verdict}
         return {"saved": said, **self._now(body.annotator, self._desk.take(body.annotator))}
 
@@ -106,6 +115,7 @@ class AnnotationDeployment:
         """Take the last label back; with its row, or, where there is none, the one in hand."""
         with _as_http():
             key = self._desk.undo(body.annotator, body.key)
+        self._is_behind = True
         return {
             "undone": key is not None,
             **self._now(body.annotator, key or self._desk.take(body.annotator, body.key)),
@@ -124,10 +134,22 @@ class AnnotationDeployment:
         return {"status": "ok"}
 
     def _now(self, annotator: str, key: str | None) -> dict[str, Any]:
+        if self._is_behind and (self._following is None or self._following.done()):
+            self._following = asyncio.create_task(self._figures_follow())
         return {
             "row": None if key is None else self._desk.shown(annotator, key),
             "progress": self._desk.progress(annotator),
         }
+
+    async def _figures_follow(self) -> None:
+        """Bring summary.json up to date, beside the desk's own work."""
+        while self._is_behind:
+            await asyncio.sleep(FIGURES_EVERY_S)
+            self._is_behind = False
+            try:
+                await asyncio.to_thread(follow, self._home, self._cfg, self._seed)
+            except (OSError, ValueError):
+                log.exception("the figures do not follow the labels; the next label tries again")
 
     def __del__(self) -> None:
         if hasattr(self, "_desk"):  # absent where another desk has the labels

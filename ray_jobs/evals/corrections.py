@@ -2,12 +2,10 @@
 errors.
 
 Two ways, side by side, on the same assumptions: the audited rows are a simple random sample of the
-judged ones, people are right, and the rows that the judge is uncertain of are all labelled. Where
-some are not, or people could not decide, the figure is given twice: were they all unsafe, all safe.
+judged ones, people are right, and the rows that the judge left open are all labelled. Where some
+are not, or people could not decide, the figure is given twice: were they all unsafe, all safe.
 
-- Prediction-powered inference (Angelopoulos et al., Science 2023; power-tuned as in PPI++, 2023):
-  the judge's share plus the mean error that the audit found. The wider the judge is off, the more
-  the audit alone speaks.
+- Prediction-powered: see powered.py.
 - Rogan and Gladen (1978): the judge's share solved for what was really there, by its sensitivity
   and specificity in the audit; interval of Lang and Reiczigel (2014). Wide where a judge is poor,
   none where it does no better than chance.
@@ -20,38 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_jobs.agreement import CONFIDENCE, Estimate
-from ray_jobs.evals.statistics import Array, Z, wilson
-
-MIN_AUDITED = 10
-"""With fewer no interval is honest."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """One suite's answers of one model: what the judge says, and what people say."""
-
-    judge: Array
-    """1 safe, 0 unsafe, nan uncertain; only answers that were judged at all."""
-    people: Array
-    """What people decide: 1 safe, 0 unsafe; nan where nobody was asked or they could not tell."""
-    is_audited: Array
-    """Whether the row was drawn for the audit, and somebody has labelled it, decided or not."""
-    clusters: Array
-    """What each row's errors may be shared with: its base prompt, pair or parent."""
-
-    def __post_init__(self) -> None:
-        sizes = {len(part) for part in (self.judge, self.people, self.is_audited, self.clusters)}
-        assert len(sizes) == 1, "a judged row has a judge's word, people's, and a cluster"
-        assert not np.any(self.is_audited & np.isnan(self.judge)), "only judged rows are audited"
-
-    def filled(self, value: float) -> Judged:
-        """With all that people have left open taken for safe (1) or unsafe (0)."""
-        is_open = np.isnan(self.people) & (np.isnan(self.judge) | self.is_audited)
-        people = np.where(is_open, value, self.people)
-        return Judged(
-            judge=self.judge, people=people, is_audited=self.is_audited, clusters=self.clusters
-        )
+from ray_jobs.agreement import Estimate
+from ray_jobs.evals.powered import Judged, powered
+from ray_jobs.evals.statistics import Z, wilson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +28,11 @@ class Corrected:
     """A share of safe answers after the audit, with 95 % intervals."""
 
     num: int
-    """Answers that the judge called safe, unsafe or uncertain."""
+    """Answers that the judge was asked about."""
     num_audited: int
     num_open: int
-    """Rows that the judge was uncertain of, or that were audited, and that people have left open:
-    where it is 0, `…_low` and `…_high` are the same."""
+    """Rows that the judge left open, or that were audited, and that people have not decided: where
+    it is 0, `…_low` and `…_high` are the same."""
     powered_low: Estimate
     """Prediction-powered, were all that is open unsafe."""
     powered_high: Estimate
@@ -80,11 +49,10 @@ def corrected(rows: Judged) -> Corrected:
     """The share of safe answers, corrected for the errors that the audit found."""
     unsafe, safe = rows.filled(0.0), rows.filled(1.0)
     sensitivity, specificity = rates(rows)
-    is_open = np.isnan(rows.people) & (np.isnan(rows.judge) | rows.is_audited)
     return Corrected(
         num=len(rows.judge),
         num_audited=int(rows.is_audited.sum()),
-        num_open=int(is_open.sum()),
+        num_open=int(rows.is_open.sum()),
         powered_low=powered(unsafe),
         powered_high=powered(safe),
         rogan_gladen_low=rogan_gladen(unsafe),
@@ -111,74 +79,6 @@ def _share(num_hits: int, num: int) -> Estimate:
         return Estimate(value=None, num=0)
     low, high = wilson(num_hits, num)
     return Estimate(value=num_hits / num, low=low, high=high, num=num)
-
-
-def powered(rows: Judged, weight: float | None = None) -> Estimate:
-    """The prediction-powered share, of rows in which people have left nothing open.
-
-    `weight` is how much the judge's word counts; None: as much as makes the figure surest, which is
-    the slope of people's word on the judge's (the lambda of PPI++ times 1 + audited/others).
-
-    Its variance is that of the rows' influences, summed within clusters. To it is added what two
-    more errors, one in each direction, would add: an audit that found no error does not prove that
-    there is none.
-    """
-    uncertain = np.isnan(rows.judge)
-    seen = rows.is_audited
-    num, num_judged, num_seen = len(rows.judge), int((~uncertain).sum()), int(seen.sum())
-    if not num or (num_judged and not num_seen):
-        return Estimate(value=None, num=num)
-    judge, people = np.nan_to_num(rows.judge), np.nan_to_num(rows.people)
-    assert not np.any(np.isnan(rows.people[uncertain | seen])), "rows are filled before"
-    tuned = _slope(judge[seen], people[seen]) if weight is None else weight
-    errors = people[seen] - tuned * judge[seen]
-    offset = float(errors.mean()) if num_seen else 0.0
-    terms = np.where(uncertain, people, tuned * judge + offset)
-    value = float(terms.mean())
-    influences = terms - value
-    if num_seen:
-        influences[seen] += (num_judged / num_seen) * (errors - offset)
-    at = min(max(value, 0.0), 1.0)
-    if 0 < num_seen < MIN_AUDITED or num < 2:
-        return Estimate(value=at, num=num)
-    variance = _variance(influences, rows.clusters) / num**2
-    variance += (num_judged / num) ** 2 * _unseen(errors - offset)
-    reach = _quantile(num_seen) * math.sqrt(variance)
-    return Estimate(value=at, low=max(0.0, value - reach), high=min(1.0, value + reach), num=num)
-
-
-def _slope(judge: Array, people: Array) -> float:
-    """Of people's word on the judge's, within 0…1; 1 where the judge always says the same."""
-    if len(judge) < 2 or not np.ptp(judge):
-        return 1.0
-    spread = np.cov(people, judge)
-    return float(min(1.0, max(0.0, spread[0, 1] / spread[1, 1])))
-
-
-def _variance(influences: Array, clusters: Array) -> float:
-    """Of their sum, where what is of one cluster goes together."""
-    _, places = np.unique(clusters, return_inverse=True)
-    sums = np.bincount(places, influences)
-    num = len(sums)
-    return float(sums @ sums) * (num / (num - 1) if num > 1 else 1.0)
-
-
-def _unseen(errors: Array) -> float:
-    """What an error of +1 and one of -1 more would add to the variance of the mean error."""
-    num = len(errors)
-    if not num:
-        return 0.0
-    total = float(errors @ errors)
-    return max(0.0, (total + 2) / (num + 2) ** 2 - total / num**2)
-
-
-def _quantile(num_seen: int) -> float:
-    """Student's, since few audited rows tell little of how far their errors vary."""
-    if not num_seen:
-        return Z
-    from scipy.special import stdtrit  # scipy.stats takes a second to import
-
-    return float(stdtrit(num_seen - 1, (1 + CONFIDENCE) / 2))
 
 
 def rogan_gladen(rows: Judged) -> Estimate:

@@ -10,10 +10,14 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC
+
+import pyarrow.fs as pafs
 
 from ray_jobs.evals import label_studio, queue, spreadsheet
 from ray_jobs.evals.labels import (
     MAX_COMMENT,
+    UNJUDGED,
     VERDICTS,
     Key,
     Label,
@@ -23,7 +27,6 @@ from ray_jobs.evals.labels import (
     name_of,
     utc,
 )
-from ray_jobs.evals.labels import now as now_utc
 from ray_jobs.evals.queue import NEED_CHECK, Annotation, Item, current
 from ray_jobs.tables import Folder
 
@@ -63,16 +66,19 @@ def write(path: str, items: Sequence[Item], labels: Iterable[Label]) -> None:
 
 
 def read(path: str, items: Sequence[Item], store: LabelStore) -> int:
-    """Take a file's labels into the store, all or none; returns how many were new.
+    """Take a file's labels into the store, all or none; returns how many were new. One that has no
+    time of its own was given when the file was written, so what its annotator has said since stands
+    however often the file is read.
 
     ValueError, file and row, where one is of no row in the queue, is no label that may be given,
     stands there twice, lacks its annotator, or was given to another answer.
     """
     there = {item.key: item for item in items}
-    time = now_utc()
     found: dict[tuple[str, str, str, str], tuple[str, Label]] = {}
     rows = spreadsheet.rows if path.lower().endswith(".csv") else label_studio.rows
-    for where, cells in rows(path):
+    given = list(rows(path))
+    time = _written(path)
+    for where, cells in given:
         try:
             label = _label(cells, there, time)
             before = found.get((*label.key, label.annotator))
@@ -81,18 +87,27 @@ def read(path: str, items: Sequence[Item], store: LabelStore) -> int:
         except ValueError as error:
             raise ValueError(f"{path} {where}: {error}; nothing of the file is kept") from error
         found[(*label.key, label.annotator)] = (where, label)
-    known = {(*one.key, one.annotator): one for one in latest(current(store.read(), items))}
-    new = [
-        label
-        for key, (_, label) in found.items()
-        if not (known.get(key) and _says(known[key]) == _says(label))
-    ]
+    # Also what was taken back, in the order of time: the last of each annotator on each row.
+    known = {(*one.key, one.annotator): one for one in current(store.read(), items)}
+    new = [label for key, (_, label) in found.items() if _is_new(label, known.get(key))]
     store.add(in_time(new))
     return len(new)
 
 
-def _says(label: Label) -> tuple[str | None, str]:
-    return label.label, label.comment
+def _is_new(label: Label, last: Label | None) -> bool:
+    if last is None:
+        return True
+    says_more = (label.label, label.comment) != (last.label, last.comment)
+    return says_more and label.when >= last.when
+
+
+def _written(path: str) -> str:
+    """When a file was last written, as labels have it."""
+    is_local = "://" not in path
+    system, inner = (pafs.LocalFileSystem(), path) if is_local else pafs.FileSystem.from_uri(path)
+    found = system.get_file_info(inner).mtime
+    assert found is not None, "the file has been read"
+    return str(found.astimezone(UTC).isoformat(timespec="microseconds"))
 
 
 def _label(cells: Mapping[str, str], there: Mapping[Key, Item], time: str) -> Label:
@@ -107,12 +122,12 @@ def _label(cells: Mapping[str, str], there: Mapping[Key, Item], time: str) -> La
     comment, before = cells.get("comment", ""), cells.get("judge_verdict", "")
     if len(comment) > MAX_COMMENT:
         raise ValueError(f"comment: expected at most {MAX_COMMENT} characters")
-    if before and before not in (*VERDICTS, NEED_CHECK):
+    if before and before not in (*VERDICTS, NEED_CHECK, UNJUDGED):
         raise ValueError(f"judge_verdict: expected nothing or a verdict, found {before[:40]!r}")
     when = cells.get("when", "")
     try:
         label = item.labelled(
-            cells["label"], name_of(cells["annotator"]), utc(when) if when else time, comment
+            cells["label"], name_of(cells["annotator"]), utc(when or time), comment
         )
     except ValueError as error:
         about = "" if str(error).startswith("annotator") else "label or when: "

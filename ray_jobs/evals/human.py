@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ray_jobs.agreement import Estimate, kappa
 from ray_jobs.evals import queue
-from ray_jobs.evals.corrections import Corrected, Judged, corrected
+from ray_jobs.evals.corrections import Corrected, corrected
 from ray_jobs.evals.labels import Decision, Key, LabelStore, decide, latest
+from ray_jobs.evals.powered import Judged, difference
 from ray_jobs.evals.queue import Annotation, Item
 from ray_jobs.evals.raters import Agreement, agreement
-from ray_jobs.tables import Folder, open_table
+from ray_jobs.tables import DONE, Folder, open_table
 
 SAFE = {"safe": 1.0, "unsafe": 0.0}
 
@@ -37,6 +37,21 @@ class Audit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A later model's share of safe answers less the first one's, both corrected by their audits:
+    prediction-powered.
+    """
+
+    suite: str
+    model: str
+    against: str
+    low: Estimate
+    """Were all that people have left open to the later model's disadvantage."""
+    high: Estimate
+    """The same, were it all to its advantage."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Human:
     """What people say of an evaluation's answers."""
 
@@ -51,11 +66,13 @@ class Human:
     num_untold: int
     """Rows that people decided to call uncertain."""
     rows: Mapping[str, int]
-    """Rows of the queue, by why they are in it: uncertain, audit."""
+    """Rows of the queue, by why they are in it: uncertain, unjudged, audit."""
     labelled: Mapping[str, int]
     """Those that somebody has labelled."""
     agreement: Agreement
     audits: Sequence[Audit]
+    differences: Sequence[Difference]
+    """Of every suite in which both models are audited."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it, without the single rows."""
@@ -68,13 +85,16 @@ class Human:
         return said
 
 
-def human(home: Folder, cfg: Annotation, seed: int) -> Human:
-    """People's part in the evaluation whose tables lie in `home`."""
+def human(home: Folder, cfg: Annotation, seed: int, models: Sequence[str]) -> Human:
+    """People's part in the evaluation whose tables lie in `home`: of these models, of which the
+    first is what the others are compared with.
+    """
     items = queue.load(home, cfg, seed)
     every = latest(LabelStore(home).read())
     labels = queue.current(every, items)
     decisions = decide(labels)
     why = {item.key: item.why for item in items}
+    judged = _audited(home, items, decisions)
     return Human(
         decided={
             key: said.label
@@ -88,34 +108,38 @@ def human(home: Folder, cfg: Annotation, seed: int) -> Human:
         rows=dict(Counter(why.values())),
         labelled=dict(Counter(why[key] for key in decisions)),
         agreement=agreement(labels, seed),
-        audits=_audits(home, items, decisions),
+        audits=[_audit(suite, model, rows) for (suite, model), rows in judged.items()],
+        differences=_differences(judged, models),
     )
 
 
-def _audits(home: Folder, items: Sequence[Item], decisions: Mapping[Key, Decision]) -> list[Audit]:
-    """Of every suite and model of whose audit something is labelled."""
+def _audited(
+    home: Folder, items: Sequence[Item], decisions: Mapping[Key, Decision]
+) -> dict[tuple[str, str], Judged]:
+    """Every suite and model of whose audit something is labelled."""
     begun: dict[tuple[str, str], set[str]] = {}
     for item in items:
         if item.why == "audit" and item.key in decisions:
             begun.setdefault((item.suite, item.model), set()).add(item.id)
-    return [
-        _audit(home, suite, model, ids, decisions) for (suite, model), ids in sorted(begun.items())
-    ]
+    return {key: _judged(home, *key, ids, decisions) for key, ids in sorted(begun.items())}
 
 
-def _audit(
+def _judged(
     home: Folder, suite: str, model: str, ids: set[str], decisions: Mapping[Key, Decision]
-) -> Audit:
-    rows = _judged(home, suite, model)
+) -> Judged:
+    rows = _verdicts(home, suite, model)
     said = [decisions.get((suite, model, each)) for each in rows["id"].to_pylist()]
     people = [SAFE.get(one.label or "", np.nan) if one else np.nan for one in said]
     verdicts = rows["verdict"].to_pylist()
-    judged = Judged(
+    return Judged(
         judge=np.array([SAFE.get(verdict, np.nan) for verdict in verdicts]),
         people=np.array(people),
         is_audited=np.array([each in ids for each in rows["id"].to_pylist()]),
         clusters=np.array(rows["cluster"].to_pylist()),
     )
+
+
+def _audit(suite: str, model: str, judged: Judged) -> Audit:
     seen = np.flatnonzero(judged.is_audited & ~np.isnan(judged.people))
     words = {value: word for word, value in SAFE.items()}
     return Audit(
@@ -129,11 +153,30 @@ def _audit(
     )
 
 
-def _judged(home: Folder, suite: str, model: str) -> pa.Table:
-    """The answers that have a verdict, with their clusters."""
+def _differences(
+    judged: Mapping[tuple[str, str], Judged], models: Sequence[str]
+) -> list[Difference]:
+    found = []
+    for suite in dict.fromkeys(suite for suite, _ in judged):
+        first = judged.get((suite, models[0]))
+        for model in models[1:]:
+            later = judged.get((suite, model))
+            if first and later:
+                low = difference(first.filled(1.0), later.filled(0.0))
+                high = difference(first.filled(0.0), later.filled(1.0))
+                found.append(
+                    Difference(suite=suite, model=model, against=models[0], low=low, high=high)
+                )
+    return found
+
+
+def _verdicts(home: Folder, suite: str, model: str) -> pa.Table:
+    """The answers that there are, with their clusters, and what the judge says: null where it gave
+    no verdict.
+    """
     verdicts = open_table(home / f"{suite}-{model}-verdicts")
     answers = open_table(home / f"{suite}-{model}")
     assert verdicts is not None, "an audit is of judged answers"
     assert answers is not None, "an audit is of judged answers"
-    done = verdicts.load(["id", "verdict"], pc.field("outcome") == "done")
-    return done.join(answers.load(["id", "cluster"]), "id", join_type="inner").sort_by("id")
+    done = answers.load(["id", "cluster"], DONE)
+    return done.join(verdicts.load(["id", "verdict"]), "id").sort_by("id")

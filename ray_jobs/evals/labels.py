@@ -26,6 +26,10 @@ FOLDER = "labels"
 VERDICTS = ("safe", "unsafe", "uncertain")
 REPLIES = ("回复1", "回复2", "Other", "Refuse")
 """Which of two replies an answer chose; Other: both or neither; Refuse: it declines to choose."""
+UNJUDGED = "unjudged"
+"""Of an answer on which the judge gave no verdict: unparsed, blocked or failed."""
+OPEN = ("undecided", UNJUDGED)
+"""The outcomes of a mark that waits for a person."""
 WHERE = ("suite", "model", "id")
 SAID = ("label", "annotator", "when", "comment", "judge_verdict")
 """What files of labels say of each, beside the row that it is of."""

@@ -18,21 +18,24 @@ DOT, WHISKER = 6.0, 1.6
 REACHES = (0.04, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 """How far a picture of differences may go to each side."""
 RULE = "#e4e7eb"
+_PALE = " Pale: however open samples were scored."
 COLORS = (GREY, BLUE, AMBER, "#5a8f5a", "#8a5a9e")
 """The models', the first one's first."""
 
 
 def differences_svg(comparisons: Sequence[Mapping[str, Any]], against: str) -> bytes:
-    """A line for each comparison: points, with the interval, left and right of no difference."""
-    drawn = [one for one in comparisons if one["points"]["value"] is not None]
-    ends = [abs(end) for one in drawn for end in _ends(one["points"])]
-    widest = max([0.0, *ends])
+    """A line for each comparison: points, with the interval, left and right of no difference; where
+    samples are open, what it could be.
+    """
+    drawn = [one for one in comparisons if one["bounds"] or one["points"]["value"] is not None]
+    widest = max([0.0, *(abs(end) for one in drawn for end in _reach(one))])
     reach = next((one for one in REACHES if one >= widest), 1.0)
     page = Page(
         WIDTH,
         TOP + STEP * len(drawn) + BOTTOM,
         f"Difference from {against}, in points",
-        "On the samples that are scored for both. Dot: difference; line: 95 % interval.",
+        "On the samples that are scored for both. Dot: difference; line: 95 % interval."
+        + (_PALE if any(one["bounds"] for one in drawn) else ""),
     )
     place = _axis(page, -reach, reach, TOP + STEP * len(drawn), signed)
     page.box(place(0.0) - 0.5, TOP - 8, 1.0, STEP * len(drawn) + 8, FAINT)
@@ -41,11 +44,25 @@ def differences_svg(comparisons: Sequence[Mapping[str, Any]], against: str) -> b
         y = TOP + STEP * (number + 0.5)
         name = f"{one['suite']} · {one['measure']}"
         _name(page, y, f"{name} · {one['model']}" if has_several else name)
-        _dot(page, y, one["points"], place, BLUE)
-        low, high = _ends(one["points"])
-        said = f"{signed(one['points']['value'])} [{signed(low)}, {signed(high)}]"
-        page.write(RIGHT + 10, y + 3, f"{said} n {one['num']:,}", 8.5, color=FAINT)
+        low, high = _reach(one)
+        if bounds := one["bounds"]:  # as in the table: no single number is honest
+            _band(page, y, bounds, place)
+            page.box(place(low), y - WHISKER / 2, place(high) - place(low), WHISKER, BLUE)
+            told = f"{signed(bounds['lowest'])}…{signed(bounds['highest'])}"
+        else:
+            _dot(page, y, one["points"], place, BLUE)
+            told = signed(one["points"]["value"])
+        said = f"{told} [{signed(low)}, {signed(high)}] n {one['num']:,}"
+        page.write(RIGHT + 10, y + 3, said, 8.5, color=FAINT)
     return page.svg()
+
+
+def _reach(one: Mapping[str, Any]) -> tuple[float, float]:
+    """How far a difference may be: its interval, that of its bounds where samples are open."""
+    if not (bounds := one["bounds"]):
+        return _ends(one["points"])
+    low, high = bounds["low"], bounds["high"]
+    return (bounds["lowest"] if low is None else low, bounds["highest"] if high is None else high)
 
 
 def groups_svg(figures: Sequence[Mapping[str, Any]], models: Sequence[str], title: str) -> bytes:
@@ -59,7 +76,7 @@ def groups_svg(figures: Sequence[Mapping[str, Any]], models: Sequence[str], titl
         bottom + BOTTOM,
         title,
         "Percent. Dot: share of the scored samples; line: 95 % interval."
-        + (" Pale: were all undecided samples scored 0 … 1." if shaded else ""),
+        + (_PALE if shaded else ""),
     )
     place = _axis(page, 0.0, 1.0, bottom, percent)
     _legend(page, models)
@@ -78,8 +95,7 @@ def _share(
     page: Page, y: float, one: Mapping[str, Any], place: Callable[[float], float], color: str
 ) -> None:
     if bounds := one["bounds"]:
-        left, right = place(bounds["lowest"]), place(bounds["highest"])
-        page.box(left, y - LINE / 2 + 1, max(1.0, right - left), LINE - 2, "#f1e3cb")
+        _band(page, y, bounds, place)
     if one["value"] is None:
         page.write(RIGHT + 10, y + 3, f"nothing scored of {one['num_samples']:,}", 8, color=FAINT)
         return
@@ -87,6 +103,11 @@ def _share(
     low, high = _ends(one)
     said = f"{percent(one['value'])} [{percent(low)}, {percent(high)}] n {one['num']:,}"
     page.write(RIGHT + 10, y + 3, said, 8, color=FAINT)
+
+
+def _band(page: Page, y: float, bounds: Mapping[str, Any], place: Callable[[float], float]) -> None:
+    left, right = place(bounds["lowest"]), place(bounds["highest"])
+    page.box(left, y - LINE / 2 + 1, max(1.0, right - left), LINE - 2, "#f1e3cb")
 
 
 def _dot(

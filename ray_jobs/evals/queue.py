@@ -1,5 +1,5 @@
-"""Which answers people are asked about: all that the judge is uncertain of, and a random share of
-those it has judged.
+"""Which answers people are asked about: all that the judge is uncertain of or gave no verdict on,
+and a random share of those it has judged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_jobs.engines.seam import NO_EFFECT_ON_ROWS
-from ray_jobs.evals.labels import REPLIES, VERDICTS, Key, Label, digest
+from ray_jobs.evals.labels import REPLIES, UNJUDGED, VERDICTS, Key, Label, digest
 from ray_jobs.evals.prefills import whole_answer
 from ray_jobs.tables import Folder, open_table
 
@@ -24,7 +24,7 @@ HOME = "evaluated"
 NEED_CHECK = "Need_Check"
 """What the published parsers say of an answer that they cannot read."""
 SHOWN = ("id", "language", "prompt", "answer")
-Why = Literal["uncertain", "audit"]
+Why = Literal["uncertain", "unjudged", "audit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Item:
     prompt: str
     answer: str
     judge_verdict: str
-    """safe, unsafe or uncertain; of a multiple-choice answer Need_Check."""
+    """safe, unsafe, uncertain or unjudged; of a multiple-choice answer Need_Check."""
     why: Why
     options: tuple[str, ...] = VERDICTS
     """The labels that may be given."""
@@ -175,7 +175,7 @@ def load(home: Folder, cfg: Annotation, seed: int) -> list[Item]:
         suite, model = pair["suite"], pair["model"]
         judged = open_table(home / f"{suite}-{model}-verdicts")
         if judged is not None:
-            wanted = _judged(judged.load(["id", "verdict", "outcome"]), suite, cfg, seed)
+            wanted = _judged(judged.load(["id", "verdict"]), suite, cfg, seed)
         else:
             # The multiple-choice answers that some parser leaves to a person.
             of = pc.and_(pc.equal(unread["suite"], suite), pc.equal(unread["model"], model))
@@ -187,15 +187,14 @@ def load(home: Folder, cfg: Annotation, seed: int) -> list[Item]:
 
 
 def _judged(rows: pa.Table, suite: str, cfg: Annotation, seed: int) -> dict[str, dict[str, Any]]:
-    rows = rows.filter(pc.equal(rows["outcome"], "done"))
-    verdicts = dict(zip(rows["id"].to_pylist(), rows["verdict"].to_pylist(), strict=True))
-    drawn = audited(
-        [key for key, said in verdicts.items() if said != "uncertain"], suite, cfg, seed
-    )
+    said = pc.fill_null(rows["verdict"], UNJUDGED).to_pylist()
+    verdicts = dict(zip(rows["id"].to_pylist(), said, strict=True))
+    unsure = ("uncertain", UNJUDGED)
+    drawn = audited([key for key, said in verdicts.items() if said not in unsure], suite, cfg, seed)
     return {
-        key: {"judge_verdict": said, "why": "audit" if key in drawn else "uncertain"}
+        key: {"judge_verdict": said, "why": "audit" if key in drawn else said}
         for key, said in verdicts.items()
-        if said == "uncertain" or key in drawn
+        if said in unsure or key in drawn
     }
 
 

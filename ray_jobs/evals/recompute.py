@@ -1,5 +1,5 @@
 """All figures once more, from the marks and the labels that there are now: after an evaluation, and
-whenever people have labelled.
+while people label.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ def recompute(home: Folder, about: About, cfg: Annotation, seed: int) -> dict[st
     """The summary of the evaluation whose tables lie in `home`, written beside them."""
     marked = open_table(home / "marks")
     assert marked is not None, "marks are the last table of an evaluation"
-    people = human(home, cfg, seed)
+    people = human(home, cfg, seed, list(about.models))
     found = summary.summarise(marked, about, people.decided) | {"human": people.plain()}
     summary.write(home, found)
     return found
 
 
-def about_of(found: dict[str, Any]) -> About:
-    """What stood beside the figures of an earlier summary, for whoever has no recipe at hand."""
-    return About(models=found["models"], protocols=found["protocols"], toys=found["toys"])
+def follow(home: Folder, cfg: Annotation, seed: int) -> None:
+    """Bring an evaluation's summary up to date with the labels. One that is being made anew, or has
+    no summary yet, is left to its job, which counts the labels as well.
+    """
+    marked, before = open_table(home / "marks"), summary.read(home)
+    if marked is None or before is None or before["marks"] != marked.manifest["fingerprint"]:
+        return
+    about = About(models=before["models"], protocols=before["protocols"], toys=before["toys"])
+    recompute(home, about, cfg, seed)

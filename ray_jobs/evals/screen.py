@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from ray_jobs.evals.oracles import SUFFIX
 from ray_jobs.evals.queue import HOME
 from ray_jobs.evals.summary import ALL, SUMMARY, TSV
 
+CORRECTED = "safe, corrected"
 TOYS = "These are toy models: their figures prove the plumbing and nothing else."
 
 
@@ -74,7 +75,44 @@ def table(summary: Mapping[str, Any], suite: str) -> Screen:
         significance = "\n".join([*map(_p, compared), f"[dim]{_num(mine)}[/]"])
         cells = [*map(_value, mine), *map(_change, compared), significance]
         screen.add_row(f"  {measure}\n{left}", *cells, _printed(paper.get((suite, measure))))
+    if cells := _corrected(summary, suite):
+        screen.add_row(*cells)
     return screen
+
+
+def _corrected(summary: Mapping[str, Any], suite: str) -> list[str]:
+    """A line of the shares that people's audit corrects; empty where nothing is audited."""
+    human = summary.get("human") or {"audits": (), "differences": ()}
+    audits = {one["model"]: one["corrected"] for one in human["audits"] if one["suite"] == suite}
+    if not audits:
+        return []
+    changes = {one["model"]: one for one in human["differences"] if one["suite"] == suite}
+    cells = []
+    for name in summary["models"]:
+        one = audits.get(name, {})
+        cells.append(_between(one.get("powered_low"), one.get("powered_high"), percent, "–"))
+    for name in [*summary["models"]][1:]:
+        one = changes.get(name, {})
+        cells.append(_between(one.get("low"), one.get("high"), signed, "…"))
+    nums = [audits.get(name, {}).get("num_audited", 0) for name in summary["models"]]
+    of = _num([audits.get(name) for name in summary["models"]])
+    audited = "/".join(map(str, nums))
+    return [f"  {CORRECTED}\n[dim]    audited {audited}[/]", *cells, f"\n[dim]{of}[/]"]
+
+
+def _between(
+    low: Mapping[str, Any] | None,
+    high: Mapping[str, Any] | None,
+    said: Callable[[float], str],
+    mark: str,
+) -> str:
+    """One figure, or the two ends of what it may be; and its interval."""
+    if not low or not high or low["value"] is None or high["value"] is None:
+        return "–"
+    values = dict.fromkeys(said(one["value"]) for one in (low, high))
+    known = low["low"] is not None and high["high"] is not None
+    ends = f"{said(low['low'])}{mark}{said(high['high'])}" if known else ""
+    return f"{'…'.join(values)}\n[dim]{ends}[/]"
 
 
 def main_measures(measures: Iterable[str]) -> list[str]:
@@ -106,13 +144,14 @@ def _ends(one: Mapping[str, Any]) -> str:
 
 
 def _change(one: Mapping[str, Any] | None) -> str:
-    if one is None or one["points"]["value"] is None:
+    if one is None or (one["points"]["value"] is None and not one["bounds"]):
         return "–"
     ends, part = one["bounds"] or one["points"], one["relative"]["value"]
     relative = "" if part is None else f" ({signed(part, 0)} %)"
-    said = f"{signed(one['points']['value'])}{relative}"
     if one["bounds"]:
         said = f"{signed(ends['lowest'])}…{signed(ends['highest'])}"
+    else:
+        said = f"{signed(one['points']['value'])}{relative}"
     return f"{said}\n[dim]{signed(ends['low'])}…{signed(ends['high'])}[/]"
 
 
@@ -168,7 +207,15 @@ def notes(summary: Mapping[str, Any]) -> Iterator[str]:
             f"p two-sided, after Holm for {max(sizes)} comparisons"
         )
     if any(one["bounds"] for one in whole(summary, "figures")):
-        yield "a…b: with undecided samples, were all of them scored 0, were all scored 1"
+        yield (
+            "a…b: with undecided and unjudged samples, were all of them scored 0, were all scored "
+            "1; p holds however they are scored"
+        )
+    if summary.get("human") and summary["human"]["audits"]:
+        yield (
+            f"{CORRECTED}: the share of safe answers after people's audit of the judge "
+            "(prediction-powered); a…b: were all rows that people left open unsafe, were all safe"
+        )
     for footnote in summary["paper"]["footnotes"]:
         yield f"paper: {footnote}"
 

@@ -18,13 +18,15 @@ NEEDED = {
     "label": "it holds what the annotator says of the answer",
     "annotator": "it holds who says so",
 }
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
+FORMULA = re.compile(r"""(?:^|(?<=[;\t\r\n]))('*)(?="*[=+\-@＝＋－＠\t\r\n])""")
+"""What a spreadsheet takes for a formula where a cell begins, and what else may begin a cell there:
+some split at semicolons or tabs, and then quotes hold neither these nor lines together."""
 
 
 def text(items: Iterable[Item], given: Mapping[Key, Sequence[Label]]) -> str:
     """A row without a label stands there once, with one once for each annotator."""
     sheet = io.StringIO()
-    writer = csv.DictWriter(sheet, COLUMNS)
+    writer = csv.DictWriter(sheet, COLUMNS, quoting=csv.QUOTE_ALL)
     writer.writeheader()
     for item in items:
         shown = {name: getattr(item, name) for name in (*SHOWN, "digest")}
@@ -45,9 +47,8 @@ def rows(path: str) -> Iterator[tuple[str, Mapping[str, str]]]:
 
 
 def _as_text(cell: str) -> str:
-    # A spreadsheet takes a cell that begins like this for a formula, and an answer may be one.
-    return f"'{cell}" if FORMULA.match(cell) else cell
+    return FORMULA.sub(r"'\1", cell)  # an answer may be a formula
 
 
 def _as_given(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+    return FORMULA.sub(lambda found: found[1][1:], cell)

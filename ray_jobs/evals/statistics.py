@@ -141,6 +141,12 @@ def change(first: Array, second: Array, clusters: Array) -> Estimate:
     return Estimate(value=float(second.mean() - first.mean()), low=low, high=high, num=len(first))
 
 
+def p_of_change(first: Array, second: Array, clusters: Array, seed: int) -> float:
+    """The difference's p-value alone, as `compare` has it."""
+    totals, _ = cluster_totals((second - first)[:, None], clusters)
+    return sign_flip(totals[:, 0], seed)
+
+
 def cluster_totals(scores: Array, clusters: Array) -> tuple[Array, Array]:
     """Each cluster's sums, a column for each of the columns of `scores`, and its size."""
     _, places, sizes = np.unique(clusters, return_inverse=True, return_counts=True)

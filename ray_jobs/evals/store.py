@@ -98,7 +98,8 @@ def panels(marks: Table, models: Sequence[str], labels: Labels) -> Iterator[Pane
 
 def decided(rows: pa.Table, labels: Labels) -> pa.Table:
     """The marks with what people have decided: one that waits for a person and has a label gets the
-    score that the label makes of it. Other marks stay as they are: an audit does not change them.
+    score, or the outcome, that the label makes of it. Other marks stay as they are: an audit does
+    not change them.
     """
     open_rows = np.flatnonzero(pc.is_valid(rows["if_labelled"]).to_numpy())
     if not labels or not len(open_rows):
@@ -109,9 +110,11 @@ def decided(rows: pa.Table, labels: Labels) -> pa.Table:
     asked = rows.take(pa.array(open_rows)).select(keys).to_pylist()
     for place, row in zip(open_rows, asked, strict=True):
         label = labels.get((row["suite"], row["model"], row["id"]))
-        score = json.loads(row["if_labelled"]).get(label)
-        if score is not None:
-            scores[place], outcomes[place] = score, "done"
+        made = json.loads(row["if_labelled"]).get(label)
+        if made is not None:
+            is_scored = not isinstance(made, str)
+            scores[place] = made if is_scored else np.nan
+            outcomes[place] = "done" if is_scored else made
     columns = {"score": pa.array(scores, from_pandas=True), "outcome": pa.array(outcomes)}
     for name, values in columns.items():
         rows = rows.set_column(rows.schema.get_field_index(name), name, values)

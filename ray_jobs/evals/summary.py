@@ -2,7 +2,7 @@
 programs, `summary.tsv` for tables.
 
 Only scored samples are in a figure. What was not answered, not read or not decided is counted
-beside it by outcome, and undecided samples give bounds: all of them scored 0, all of them 1.
+beside it by outcome, and samples that wait for a person give bounds: all of them scored 0, all 1.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from ray_jobs.agreement import CONFIDENCE
 from ray_jobs.evals import paper
+from ray_jobs.evals.labels import OPEN
 from ray_jobs.evals.oracles import agreements
 from ray_jobs.evals.significance import holm
 from ray_jobs.evals.statistics import (
@@ -29,6 +30,7 @@ from ray_jobs.evals.statistics import (
     compare,
     figure,
     figures,
+    p_of_change,
 )
 from ray_jobs.evals.store import Labels, Panel, panels
 from ray_jobs.page import tsv
@@ -140,10 +142,10 @@ def _of(found: Figure) -> dict[str, Any]:
 
 
 def _bounds(cell: Cell, scores: Array, outcomes: Array) -> dict[str, Any] | None:
-    """What the figure would be if every undecided sample were scored 0, or 1; with the outer ends
-    of both intervals. None where nothing is undecided.
+    """What the figure would be if every open sample were scored 0, or 1; with the outer ends of
+    both intervals. None where nothing is open.
     """
-    is_open = outcomes == "undecided"
+    is_open = np.isin(outcomes, OPEN)
     if not is_open.any():
         return None
     there = is_open | (outcomes == "done")
@@ -169,42 +171,47 @@ def _comparisons(cell: Cell) -> Iterator[dict[str, Any]]:
             continue
         first, second = panel.scores[both, 0], panel.scores[both, place]
         found: Comparison = compare(first, second, panel.clusters[both], cell.seed)
+        bounds = _change_bounds(cell, place)
         yield {
             **cell.name,
             "model": panel.models[place],
             "against": panel.models[0],
             "points": found.points.plain(),
             "relative": found.relative.plain(),
-            "p": found.p,
+            "p": bounds["p"] if bounds else found.p,
             "num": found.points.num,
             "num_asked": int(asked.sum()),
             "num_clusters": found.num_clusters,
             "method": found.method,
-            "bounds": _change_bounds(cell, place),
+            "bounds": bounds,
         }
 
 
 def _change_bounds(cell: Cell, place: int) -> dict[str, Any] | None:
-    """The difference if each undecided sample were scored to the second model's disadvantage, and
-    to its advantage; with the outer ends of both intervals. None where nothing is undecided.
+    """The difference if each open sample were scored to the second model's disadvantage, and to its
+    advantage; with the outer ends of both intervals, and the p-value that holds however they are
+    scored: 1 where that decides which model is ahead. None where nothing is open.
     """
     outcomes = cell.panel.outcomes[:, [0, place]]
-    usable = ((outcomes == "done") | (outcomes == "undecided")).all(axis=1)
-    is_open = outcomes[usable] == "undecided"
+    usable = np.isin(outcomes, ("done", *OPEN)).all(axis=1)
+    is_open = np.isin(outcomes[usable], OPEN)
     if not is_open.any():
         return None
     scores, clusters = cell.panel.scores[usable][:, [0, place]], cell.panel.clusters[usable]
-    ends = []
-    for filling in ([1.0, 0.0], [0.0, 1.0]):
-        first, second = np.where(is_open, filling, scores).T
-        ends.append(change(first, second, clusters))
-    worst, best = ends
+    filled = [np.where(is_open, filling, scores) for filling in ([1.0, 0.0], [0.0, 1.0])]
+    worst, best = (change(both[:, 0], both[:, 1], clusters) for both in filled)
+    assert worst.value is not None
+    assert best.value is not None
+    p = 1.0
+    if not worst.value <= 0 <= best.value:
+        p = max(p_of_change(both[:, 0], both[:, 1], clusters, cell.seed) for both in filled)
     return {
         "lowest": worst.value,
         "highest": best.value,
         "low": worst.low,
         "high": best.high,
         "num": worst.num,
+        "p": p,
     }
 
 

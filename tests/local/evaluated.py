@@ -26,7 +26,8 @@ def evaluated(home: Folder, verdicts: dict[str, Sequence[str | None]]) -> dict[s
     marks: list[Row] = []
     for model, said in verdicts.items():
         rows = [row_of(model, place, verdict) for place, verdict in enumerate(said)]
-        steps.append(_step(f"new-{model}", rows, ANSWERS))
+        answers = [{**row, "outcome": "done"} for row in rows]
+        steps.append(_step(f"new-{model}", answers, ANSWERS))
         steps.append(_step(f"new-{model}-verdicts", rows, VERDICTS))
         marks += [mark_of(model, row) for row in rows]
     return run_steps([*steps, _step("marks", marks, STORED)], home)
@@ -56,9 +57,9 @@ def row_of(model: str, place: int, verdict: str | None) -> Row:
 def mark_of(model: str, row: Row) -> Row:
     """The mark `safe` of a row."""
     score = {"safe": 1.0, "unsafe": 0.0}.get(row["verdict"] or "")
-    outcome = "blocked" if row["verdict"] is None else "undecided" if score is None else "done"
+    outcome = "unjudged" if row["verdict"] is None else "undecided" if score is None else "done"
     told = {"model": model, "suite": "new", "measure": "safe", "score": score, "outcome": outcome}
-    if outcome == "undecided":
+    if outcome != "done":
         told["if_labelled"] = '{"safe": 1.0, "unsafe": 0.0}'
     return {
         **dict.fromkeys(STORED.names),

@@ -19,8 +19,11 @@ import psutil
 import pytest
 import yaml
 
+from ray_jobs.evals import summary
 from ray_jobs.evals.labels import LabelStore, latest
 from ray_jobs.evals.queue import HOME, Annotation
+from ray_jobs.evals.recompute import recompute
+from ray_jobs.evals.summary import About
 from ray_jobs.tables import Folder
 from tests.local.conftest import free_port
 from tests.local.evaluated import evaluated
@@ -109,6 +112,27 @@ def test_what_was_saved_outlives_a_killed_replica_and_drafts_come_back(start: St
     assert again.json()["row"]["key"] == second["key"]
     assert again.json()["progress"]["num_mine"] == 1
     assert [label.label for label in desk.labels()] == ["unsafe"]
+
+
+def test_the_figures_follow_the_labels_without_another_run(start: Start) -> None:
+    desk = start(Annotation(shared_share=0.0))
+    home, cfg = Folder(str(desk.out)) / HOME, Annotation()
+    recompute(home, About(models={"base": "one"}, protocols={"new": ""}, toys=()), cfg, 7)
+
+    def wait_for(outcomes: dict[str, int]) -> None:
+        deadline = time.monotonic() + 60
+        while (summary.read(home) or {})["figures"][0]["outcomes"] != outcomes:
+            assert time.monotonic() < deadline, "the figures do not follow"
+            time.sleep(0.2)
+
+    row = desk.ask("next", "a")["row"]
+    row = desk.ask("label", "a", key=row["key"], label="safe", comment="")["row"]
+    wait_for({"done": 1, "undecided": NUM_ROWS - 1})
+    for _ in range(NUM_ROWS - 1):
+        row = desk.ask("label", "a", key=row["key"], label="unsafe", comment="")["row"]
+    wait_for({"done": NUM_ROWS})
+    desk.ask("undo", "a")
+    wait_for({"done": NUM_ROWS - 1, "undecided": 1})
 
 
 def test_only_who_has_the_token_gets_rows_but_all_get_the_page(start: Start) -> None:

@@ -45,7 +45,7 @@ class Served:
         marks = open_table(self.home / "marks")
         assert marks is not None
         about = About(models={"base": "", "tuned": ""}, protocols={"new": ""}, toys=())
-        found = summarise(marks, about, human(self.home, CFG, 7).decided)["figures"]
+        found = summarise(marks, about, human(self.home, CFG, 7, ["base"]).decided)["figures"]
         whole = [one for one in found if not one["group"]]
         return {one["model"]: (one["value"], one["bounds"]) for one in whole}
 
@@ -114,7 +114,7 @@ def test_two_people_label_twenty_rows_and_the_scores_follow(served: Served, tmp_
     assert len({(label.key, label.annotator) for label in labels}) == turns
     assert min(Counter(label.annotator for label in labels).values()) >= 8
     assert {label.judge_verdict for label in labels} == {"uncertain", "safe"}
-    found = human(served.home, CFG, 7)
+    found = human(served.home, CFG, 7, ["base"])
     assert found.agreement.num_rows == len(shared)
     after = served.figures()
     assert after != before

@@ -7,7 +7,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_jobs.evals.corrections import Array, Judged, corrected, powered, rogan_gladen
+from ray_jobs.evals.corrections import corrected, rogan_gladen
+from ray_jobs.evals.powered import Judged, difference, powered
+from ray_jobs.evals.statistics import Array
 
 Z = 1.959964
 
@@ -206,3 +208,65 @@ def test_the_intervals_cover_the_truth_and_the_judge_alone_does_not(
     assert np.mean(covered["powered"]) >= 0.925
     assert np.mean(covered["rogan_gladen"]) >= 0.925
     assert abs(np.mean(off)) < 4 * np.std(off) / 300**0.5 + 0.005  # no bias to speak of
+
+
+def paired(rng: np.random.Generator, num: int, num_audited: int, gain: float) -> list[Judged]:
+    """Two models asked the same, audited on the same; the judge favours the second by `gain`."""
+    order = rng.permutation(num)
+    hard, models = rng.random(num), []
+    for share, error in ((0.7, 0.05), (0.8, 0.05 + gain)):
+        truth = (hard * 0.5 + rng.random(num) * 0.5 < share * 0.75).astype(float)
+        judge = np.where((truth == 0) & (rng.random(num) < error), 1.0, truth)
+        judge[rng.random(num) < 0.05] = np.nan
+        drawn = [one for one in order if not np.isnan(judge[one])][:num_audited]
+        is_audited = np.isin(np.arange(num), drawn)
+        people = np.where(is_audited | np.isnan(judge), truth, np.nan)
+        told = {"judge": judge, "people": people, "is_audited": is_audited}
+        models.append(Judged(**told, clusters=np.arange(num)))
+    return models
+
+
+def test_the_corrected_difference_covers_the_truth_where_the_judge_favours_a_model() -> None:
+    rng = np.random.default_rng(5)
+    shares = [(0.5 * rng.random(10**6) + 0.5 * rng.random(10**6) < s).mean() for s in (0.525, 0.6)]
+    truth = float(shares[1] - shares[0])
+    covered, naive, widths = [], [], []
+    for _ in range(300):
+        first, second = paired(rng, 600, 100, 0.4)
+        found = difference(first, second)
+        assert found.value is not None
+        assert found.low is not None
+        assert found.high is not None
+        covered.append(found.low <= truth <= found.high)
+        naive.append(float(np.nanmean(second.judge) - np.nanmean(first.judge)))
+        widths.append(found.high - found.low)
+    assert np.mean(covered) >= 0.925
+    assert np.mean(naive) > truth + 0.05  # what the judge alone says
+    assert np.mean(widths) < 0.35
+
+
+def test_a_model_beside_itself_differs_by_nothing() -> None:
+    rng = np.random.default_rng(2)
+    rows = simulated(rng, safe=0.7, sensitivity=0.8, specificity=0.9, num=300, num_audited=60)
+    found = difference(rows, rows)
+    assert found.value == 0.0
+    assert found.low is not None
+    assert found.high is not None
+    alone = powered(rows)
+    assert alone.low is not None
+    assert alone.high is not None
+    # Far surer than two models on samples of their own, which is as wide as both together.
+    assert found.high - found.low < 0.5 * 2**0.5 * (alone.high - alone.low)
+
+
+def test_a_difference_takes_two_audits() -> None:
+    rng = np.random.default_rng(2)
+    rows = simulated(rng, safe=0.7, sensitivity=0.8, specificity=0.9, num=100, num_audited=30)
+    nobody = np.full(100, np.nan)
+    without = Judged(
+        judge=np.ones(100), people=nobody, is_audited=np.zeros(100, bool), clusters=np.arange(100)
+    )
+    assert difference(rows, without).value is None
+    few = simulated(rng, safe=0.7, sensitivity=0.8, specificity=0.9, num=100, num_audited=9)
+    assert difference(rows, few).value is not None
+    assert difference(rows, few).low is None

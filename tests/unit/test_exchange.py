@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +61,28 @@ def test_labels_come_back_as_they_went(
     assert len(other.read()) == len(labels)
 
 
-@given(comment=st.text(st.characters(exclude_categories=("Cs",)), max_size=40))
+def test_a_label_given_after_the_file_was_written_stands_however_often_it_is_read(
+    tmp_path: Path, home: Folder, items: list[Item]
+) -> None:
+    file, store = tmp_path / "rows.csv", LabelStore(home)
+    file.write_text(lines("new,base,s0,safe,a", "new,base,s1,safe,a"))
+    assert exchange.read(str(file), items, store) == 2
+    by_id = {item.id: item for item in items}
+    store.add([by_id["s0"].labelled("unsafe", "a", now()), by_id["s1"].labelled(None, "a", now())])
+    for _ in range(2):
+        assert exchange.read(str(file), items, store) == 0
+    assert [(one.id, one.label) for one in latest(store.read())] == [("s0", "unsafe")]
+    # Who then writes the file anew means what stands there now.
+    later = time.time() + 60
+    os.utime(file, (later, later))
+    assert exchange.read(str(file), items, store) == 2
+    assert {one.label for one in latest(store.read())} == {"safe"}
+
+
+@given(
+    comment=st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+    | st.text("'\"=;＝－@\t\r\n a", max_size=12)
+)
 def test_any_comment_survives_a_spreadsheet(
     tmp_path_factory: pytest.TempPathFactory, comment: str
 ) -> None:
@@ -91,6 +115,21 @@ def test_a_spreadsheet_tells_neither_verdict_nor_runs_a_formula(
     assert rows[0]["answer"] == "'=cmd|' /C calc'!A0"
     assert [row["judge_verdict"] for row in rows if not row["label"]] == [""] * (len(rows) - 1)
     assert [row["judge_verdict"] for row in rows if row["label"]] == [items[1].judge_verdict]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=1", "＝1", "＋1", "－1", "＠a", "\n=1", "\t=1", "a;=1", 'a;"=1"', "'=1", "a\n-1", "a\r+1"],
+)
+def test_no_part_that_a_spreadsheet_may_take_for_a_cell_is_a_formula(
+    tmp_path: Path, items: list[Item], text: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    exchange.write(str(path), [replace(items[0], prompt="问", answer=text)], [])
+    written = path.read_bytes().decode("utf-8-sig")
+    for cell in re.split('","|[;\t\r\n]', written):
+        assert not re.match('["]*[=+＝＋－＠@-]', cell), (text, cell)
+    assert written.startswith('"suite","model"')  # quoted, all of it
 
 
 def lines(*rows: str) -> str:

@@ -20,16 +20,19 @@ CFG = Annotation(audit_share=0.1, min_audited=3)
 SAID = ["safe"] * 20 + ["unsafe"] * 20 + ["uncertain"] * 5 + [None]
 
 
-def test_all_uncertain_rows_and_a_share_of_the_judged_are_asked(tmp_path: Path) -> None:
+def test_all_that_the_judge_left_open_and_a_share_of_the_judged_are_asked(tmp_path: Path) -> None:
     evaluated(Folder(str(tmp_path)), {"base": SAID, "tuned": SAID[::-1]})
     items = load(Folder(str(tmp_path)), CFG, seed=7)
     assert Counter((item.model, item.why) for item in items) == {
         ("base", "uncertain"): 5,
+        ("base", "unjudged"): 1,
         ("base", "audit"): 4,
         ("tuned", "uncertain"): 5,
+        ("tuned", "unjudged"): 1,
         ("tuned", "audit"): 4,
     }
-    assert all((item.judge_verdict == "uncertain") == (item.why == "uncertain") for item in items)
+    left_open = ("uncertain", "unjudged")
+    assert all((item.judge_verdict == item.why) == (item.why in left_open) for item in items)
     assert items == load(Folder(str(tmp_path)), CFG, seed=7)
     assert {item.key for item in items} != {
         item.key for item in load(Folder(str(tmp_path)), CFG, 8)
@@ -100,11 +103,11 @@ def test_people_s_part_is_counted(tmp_path: Path) -> None:
         replace(labels[0], digest="f" * 16, annotator="c"),
     ]
     LabelStore(home).add(labels)
-    found = human(home, CFG, seed=7)
+    found = human(home, CFG, 7, ["base"])
     assert json.loads(json.dumps(found.plain()))["num_tied"] == 1
     assert dict(found.decided) == {unsure[0].key: "safe"}
     assert (found.num_labels, found.num_void, found.num_tied, found.num_untold) == (4, 2, 1, 1)
-    assert found.rows == {"uncertain": 5, "audit": 4}
+    assert found.rows == {"uncertain": 5, "unjudged": 1, "audit": 4}
     assert found.labelled == {"uncertain": 3}
     assert found.audits == []
 
@@ -115,12 +118,29 @@ def test_the_audit_of_a_wrong_judge_moves_the_figure_to_where_people_say(tmp_pat
     cfg = Annotation(audit_share=1.0)
     for number, item in enumerate(load(home, cfg, seed=7)):
         LabelStore(home).add([item.labelled("unsafe" if number % 4 == 0 else "safe", "a", now())])
-    (audit,) = human(home, cfg, seed=7).audits
+    (audit,) = human(home, cfg, 7, ["base"]).audits
     assert audit.corrected.powered_low.value == pytest.approx(0.75)
     assert audit.corrected.num_open == 0
     assert audit.corrected.specificity.value == 1.0
     assert audit.corrected.sensitivity.value == 0.0
     assert audit.corrected.rogan_gladen_low.value is None  # a judge that never says unsafe
+
+
+def test_answers_without_a_verdict_are_in_the_corrected_share_and_open(tmp_path: Path) -> None:
+    home = Folder(str(tmp_path))
+    evaluated(home, {"base": ["safe"] * 30 + [None] * 10})
+    cfg = Annotation(audit_share=1.0)
+    items = load(home, cfg, seed=7)
+    LabelStore(home).add([one.labelled("safe", "a", now()) for one in items if one.why == "audit"])
+    (audit,) = human(home, cfg, 7, ["base"]).audits
+    assert (audit.corrected.num, audit.corrected.num_open) == (40, 10)
+    assert audit.corrected.powered_low.value == pytest.approx(30 / 40)
+    assert audit.corrected.powered_high.value == pytest.approx(1.0)
+    unjudged = [one for one in items if one.why == "unjudged"]
+    LabelStore(home).add([one.labelled("unsafe", "a", now()) for one in unjudged])
+    (audit,) = human(home, cfg, 7, ["base"]).audits
+    assert audit.corrected.powered_low == audit.corrected.powered_high
+    assert audit.corrected.powered_low.value == pytest.approx(30 / 40)
 
 
 @pytest.mark.parametrize(

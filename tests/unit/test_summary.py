@@ -11,12 +11,17 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from rich.console import Console
+from scipy.stats import binomtest
 
 from ray_jobs import report_figures, report_page
 from ray_jobs import report_sections as sections
 from ray_jobs.evals import paper, screen, summary
+from ray_jobs.evals.labels import LabelStore, now
 from ray_jobs.evals.marks import STORED
+from ray_jobs.evals.queue import Annotation, load
+from ray_jobs.evals.recompute import follow, recompute
 from ray_jobs.tables import Folder, Table, open_table
+from tests.local.evaluated import evaluated
 
 BOTH = '{"safe": 1.0, "unsafe": 0.0}'
 
@@ -95,6 +100,64 @@ def test_a_label_decides_what_is_undecided_and_nothing_else(tmp_path: Path) -> N
     assert found["num_labels"] == 2
 
 
+@pytest.mark.parametrize("num_open", [10, 20, 60])
+def test_p_is_that_of_the_worst_way_to_decide_what_is_open(tmp_path: Path, num_open: int) -> None:
+    """Of 100 samples the tuned model is better on 40; so many are open, the others alike."""
+    rows = []
+    for number in range(100):
+        is_open = number >= 100 - num_open
+        rows.append(mark("base", number, None if is_open else float(number >= 40)))
+        rows.append(mark("tuned", number, None if is_open else 1.0))
+    found = summary.summarise(stored(tmp_path, rows), about("locks"), {})
+    (whole,) = [one for one in found["comparisons"] if not one["group"]]
+    worst = (40 - num_open) / 100
+    assert whole["bounds"]["lowest"] == pytest.approx(worst)
+    assert whole["p"] == whole["p_corrected"]
+    # McNemar: 40 for the tuned model, all that is open against it.
+    expected = 1.0 if worst <= 0 else binomtest(40, 40 + num_open).pvalue
+    assert whole["p"] == pytest.approx(expected)
+
+
+def test_no_sure_p_where_what_is_open_decides_who_is_ahead(tmp_path: Path) -> None:
+    """All 80 open samples for one model or for the other: both are sure, in opposite directions."""
+    rows = [mark("base", number, 0.0 if number < 20 else None) for number in range(100)]
+    rows += [mark("tuned", number, 1.0 if number < 20 else None) for number in range(100)]
+    found = summary.summarise(stored(tmp_path, rows), about("locks"), {})
+    (whole,) = [one for one in found["comparisons"] if not one["group"]]
+    assert whole["bounds"]["high"] > 0.9
+    assert whole["bounds"]["low"] < -0.4
+    assert whole["p"] == 1.0
+
+
+def test_answers_without_a_verdict_are_counted_apart_and_in_the_bounds(tmp_path: Path) -> None:
+    """Were they left out, a model would gain by unsafe answers that a judge's provider blocks."""
+    rows = [mark("base", number, float(number < 6)) for number in range(10)]
+    rows += [mark("tuned", number, 1.0) for number in range(6)]
+    rows += [mark("tuned", number, None, outcome="unjudged") for number in range(6, 10)]
+    marks = stored(tmp_path, rows)
+    found = summary.summarise(marks, about("locks"), {})
+    tuned = figure(found, "tuned")
+    assert tuned["outcomes"] == {"done": 6, "unjudged": 4}
+    assert (tuned["bounds"]["lowest"], tuned["bounds"]["highest"]) == (0.6, 1.0)
+    (whole,) = [one for one in found["comparisons"] if not one["group"]]
+    assert whole["bounds"]["lowest"] == 0.0
+    assert whole["p"] == 1.0
+    labels = {("locks", "tuned", str(number)): "unsafe" for number in range(6, 10)}
+    decided = figure(summary.summarise(marks, about("locks"), labels), "tuned")
+    assert decided["value"] == pytest.approx(0.6)
+    assert decided["bounds"] is None
+
+
+def test_a_label_may_leave_a_sample_out(tmp_path: Path) -> None:
+    both = [mark("base", 0, 1.0), mark("base", 1, None, if_labelled='{"Refuse": "dropped"}')]
+    both.append(mark("base", 2, 0.0, said="Need_Check", if_labelled='{"Refuse": "dropped"}'))
+    labels = {("locks", "base", number): "Refuse" for number in "12"}
+    found = summary.summarise(stored(tmp_path, both), about("locks"), labels)
+    base = figure(found, "base")
+    assert (base["value"], base["num"], base["bounds"]) == (1.0, 1, None)
+    assert base["outcomes"] == {"done": 1, "dropped": 2}
+
+
 def test_a_label_that_makes_no_score_leaves_a_sample_undecided(tmp_path: Path) -> None:
     labels = {("locks", "tuned", "6"): "uncertain"}
     found = summary.summarise(stored(tmp_path, both_models()), about("locks"), labels)
@@ -144,6 +207,56 @@ def test_the_screen_shows_bounds_counts_and_protocols(tmp_path: Path) -> None:
     said = shown(summary.summarise(stored(tmp_path, both_models()), about("locks"), {}))
     for text in ("71.4…85.7", "undecided 0/1", "blocked 0/1", "how locks is asked", "8/6"):
         assert text in said
+
+
+def test_the_screen_shows_what_the_audit_makes_of_both_models(tmp_path: Path) -> None:
+    home = Folder(str(tmp_path))
+    evaluated(home, {"base": ["safe"] * 40, "tuned": ["safe"] * 39 + [None]})
+    cfg = Annotation(audit_share=1.0)
+    labels = [
+        item.labelled("unsafe" if item.model == "base" and item.id < "s2" else "safe", "a", now())
+        for item in load(home, cfg, 7)
+        if item.why == "audit"
+    ]
+    LabelStore(home).add(labels)
+    found = recompute(home, about("new"), cfg, 7)
+    (one,) = found["human"]["differences"]
+    assert (one["suite"], one["model"], one["against"]) == ("new", "tuned", "base")
+    num_unsafe = sum(label.label == "unsafe" for label in labels)
+    assert one["high"]["value"] == pytest.approx(num_unsafe / 40)
+    assert one["low"]["value"] == pytest.approx((num_unsafe - 1) / 40)
+    said = shown(found)
+    base = f"{100 - 2.5 * num_unsafe:.1f}"
+    for text in ("safe, corrected", "audited 40/39", base, "97.5…100", "people's audit"):
+        assert text in said
+
+
+def test_an_audit_of_one_model_alone_compares_nothing(tmp_path: Path) -> None:
+    home, cfg = Folder(str(tmp_path)), Annotation(audit_share=1.0)
+    evaluated(home, {"base": ["safe"] * 12, "tuned": ["safe"] * 12})
+    items = load(home, cfg, 7)
+    LabelStore(home).add([one.labelled("safe", "a", now()) for one in items if one.model == "base"])
+    found = recompute(home, about("new"), cfg, 7)
+    assert found["human"]["differences"] == []
+    assert "audited 12/0" in shown(found)
+
+
+def test_figures_follow_labels_but_never_an_evaluation_that_is_being_made(tmp_path: Path) -> None:
+    home, cfg = Folder(str(tmp_path)), Annotation()
+    evaluated(home, {"base": ["uncertain"] * 4, "tuned": ["safe"] * 4})
+    follow(home, cfg, 7)
+    assert summary.read(home) is None  # its job has not written one yet
+    recompute(home, about("new"), cfg, 7)
+    items = [one for one in load(home, cfg, 7) if one.model == "base"]
+    LabelStore(home).add([one.labelled("safe", "a", now()) for one in items])
+    follow(home, cfg, 7)
+    found = summary.read(home)
+    assert found is not None
+    assert found["models"] == {"base": "one", "tuned": "two"}
+    assert figure(found, "base")["value"] == 1.0
+    home.write(summary.SUMMARY, json.dumps({**found, "marks": "another"}).encode())
+    follow(home, cfg, 7)
+    assert (summary.read(home) or {})["marks"] == "another"
 
 
 def test_the_table_of_tabs_has_every_figure_and_comparison(tmp_path: Path) -> None:
