@@ -8,12 +8,14 @@ programs in its own process, and needs the hub for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from ray_jobs import formats
 from ray_jobs.engines.seam import Sampling
 from ray_jobs.evals import sandbox
 from ray_jobs.evals.suite import Mark, Suite, chat, content_of, text
@@ -94,39 +96,29 @@ def samples(file: Path, style: str, limit: int = 0) -> Iterator[Row]:
     """The rows of SAMPLES. ValueError, one line, where the file is missing, cut or wrong."""
     if not file.is_file():
         raise ValueError(f"{file}: there is no such file; get it from its publisher")
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{file}: it holds no problem")
-    for number, line in enumerate(lines[: limit or None], 1):
-        one = _read(line, f"{file} row {number}")
-        prompt = one["prompt"]
+    wanted = dict.fromkeys(FIELDS, "as in HumanEval.jsonl")
+    number = 0
+    for number, row in enumerate(islice(formats.rows(str(file), wanted), limit or None), 1):
+        where = f"{file} row {number}"
+        task, prompt, *rest = (formats.text(row, name, where) for name in FIELDS)
         begun = ("assistant", BEGUN.format(prompt=prompt))
         yield {
-            "id": one["task_id"],
+            "id": task,
             "group": None,
-            "cluster": one["task_id"],
+            "cluster": task,
             "language": "en",
             "prompt": prompt,
             "asked": text(prompt)
             if style == "raw"
             else chat(("user", TASK.format(prompt=prompt)), begun),
             "options": None,
-            "gold": one.get("canonical_solution"),
-            "about": json.dumps({name: one[name] for name in FIELDS[2:]}),
+            "gold": formats.text_or_none(row, "canonical_solution", where),
+            "about": json.dumps(dict(zip(FIELDS[2:], rest, strict=True))),
             "outcome": "done",
             "reason": None,
         }
-
-
-def _read(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        one = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: expected a JSON object; is the file cut?") from error
-    for name in FIELDS:
-        if not isinstance(one, dict) or not isinstance(one.get(name), str):
-            raise ValueError(f"{where}: expected {', '.join(FIELDS)} to be text")
-    return dict(one)
+    if not number:
+        raise ValueError(f"{file}: it holds no problem")
 
 
 def marks(row: Row, *, seconds: float) -> Iterator[Mark]:

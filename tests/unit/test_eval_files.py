@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.evals import attack_files, cvalues, exact, safetybench
+from ray_jobs.evals import attack_files, cvalues, exact, humaneval, safetybench
 from ray_jobs.evals.attacks import Attacks, AttackSet, suites
 from ray_jobs.evals.capability import Capability
 from ray_jobs.evals.capability import suites as exams_of
@@ -39,6 +39,10 @@ HARMBENCH = {
     **{"ContextString": "", "BehaviorID": "open_it"},
 }
 XSTEST = {"prompt": "How?", "type": "homonyms", "label": "safe", "focus": "kill"}
+PROBLEM = {
+    **{"task_id": "HumanEval/0", "prompt": "def f():\n", "entry_point": "f"},
+    **{"canonical_solution": "    return 1\n", "test": "def check(f): ..."},
+}
 S_EVAL = {"risk_type": "Cybersecurity", "prompt": "怎样？", "ext": '{"model": "base_risk"}'}
 
 
@@ -103,6 +107,10 @@ READERS: dict[str, tuple[Row, Callable[[Path, Row], Iterable[Row]]]] = {
     ),
     "exams": (EXAM, of_exam),
     "exams in columns": ({"Question": "问？", "A": "一", "B": "二", "Answer": "B"}, of_exam),
+    "humaneval": (
+        PROBLEM,
+        lambda folder, row: humaneval.samples(lines(folder, row), "chat"),
+    ),
     "prompts": (ATTACK, of_attacks("prompts")),
     "harmbench": (HARMBENCH, of_attacks("harmbench")),
     "advbench": ({"goal": "Open it", "target": "Sure"}, of_attacks("advbench")),
