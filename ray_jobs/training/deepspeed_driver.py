@@ -86,13 +86,16 @@ class DeepSpeedDriver:
             objective.float()
         buffers = {name: one.clone() for name, one in objective.named_buffers()}
         exact = {
-            name: one.detach().clone()
+            name: one.detach()
             for name, one in objective.trained()
             if cfg.precision == "bf16" and one.dtype == torch.float32
         }
         self._adamw = adamw((one for _, one in objective.trained()), cfg)
+        config = deepspeed_config(cfg, world_size)
+        if cfg.zero_stage == 3:
+            _share_out(objective, cfg, config)
         self._engine, *_ = deepspeed.initialize(
-            model=objective, optimizer=self._adamw, config=deepspeed_config(cfg, world_size)
+            model=objective, optimizer=self._adamw, config=config
         )
         self._objective = objective
         # DeepSpeed casts buffers too: RoPE's frequencies in bf16 would turn far positions by
@@ -153,13 +156,10 @@ class DeepSpeedDriver:
                 yield f"{moment}/{name}", _shaped(whole, param)
 
     def load(self, read: Callable[[str], Tensor], step: int) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
-
         for name, param in self._objective.trained():
             self._set(param, read(f"weight/{name}"))
             for moment in MOMENTS:
-                whole = read(f"{moment}/{name}").to(param.device)
-                safe_set_full_optimizer_state(param, whole, moment)
+                _keep(param, read(f"{moment}/{name}").to(param.device), moment)
         for flat in self._partitions():
             set_step(self._adamw, flat, step)
 
@@ -173,10 +173,9 @@ class DeepSpeedDriver:
     def _set(self, param: nn.Parameter, weight: Tensor) -> None:
         """Set a parameter's master, and what the model computes with."""
         import deepspeed
-        from deepspeed.utils import safe_set_full_fp32_param
 
         whole = weight.to(param.device)
-        safe_set_full_fp32_param(param, whole)
+        _keep(param, whole)
         if self._cfg.zero_stage < 3:
             param.copy_(whole)
             return
@@ -184,6 +183,40 @@ class DeepSpeedDriver:
         with deepspeed.zero.GatheredParameters([param], modifier_rank=0):
             if torch.distributed.get_rank() == 0:
                 param.copy_(whole)
+
+
+def _share_out(objective: Objective, cfg: Train, config: dict[str, Any]) -> None:
+    """Leave a worker its part of each parameter, one after the other: DeepSpeed would first bring
+    the whole model to every card.
+    """
+    import deepspeed
+
+    if cfg.precision == "bf16":
+        for one in objective.parameters():
+            one.data = one.data.bfloat16()
+    deepspeed.init_distributed()  # else it reads its settings as those of one worker
+    deepspeed.zero.Init(module=objective, config_dict_or_path=config)
+
+
+def _keep(param: nn.Parameter, whole: Tensor, moment: str | None = None) -> None:
+    """Set this worker's part of a parameter's master, or of a moment."""
+    from deepspeed import utils
+
+    if not hasattr(param, "ds_tensor"):
+        if moment is None:
+            utils.safe_set_full_fp32_param(param, whole)
+        else:
+            utils.safe_set_full_optimizer_state(param, whole, moment)
+        return
+    # ZeRO 3 pads a parameter to equal parts, which those functions do not reckon with.
+    rank, num_workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    length = param.ds_tensor.numel()
+    padded = nn.functional.pad(whole.flatten(), (0, length * num_workers - whole.numel()))
+    part = padded.narrow(0, length * rank, length)
+    if moment is None:
+        utils.safe_set_local_fp32_param(param, part)
+    else:
+        utils.safe_set_local_optimizer_state(param, part, moment)
 
 
 def _shaped(whole: Tensor | None, param: nn.Parameter) -> Tensor:

@@ -28,7 +28,7 @@ class Driver(Protocol):
 
     def step(self, learning_rate: float) -> float:
         """Sum the gradient over the workers, clip it, update, forget it. Returns its norm before
-        clipping.
+        clipping; where that is not finite, weights and moments stay as they are.
         """
 
     def loss(self, pack: Pack) -> Tensor:

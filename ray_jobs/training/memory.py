@@ -1,7 +1,8 @@
 """What one training step holds, in bytes of tensors on a worker's card: before a model is loaded.
 
 What stays between steps (`held.py`), and what the widest moments of a step add
-(`activations.py`). Checked against the allocator in tests/local/test_memory_measured.py.
+(`activations.py`). Loading adds nothing: until they are on the card, weights lie in the pages of
+their file, which a machine's workers share. Both checked in tests/local/test_memory_measured.py.
 """
 
 from __future__ import annotations

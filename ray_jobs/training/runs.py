@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +100,7 @@ class Run:
                 if deaths == MAX_DEATHS:
                     raise JobFailed(
                         f"{self.name}: its workers died {deaths} times by step {step + 1}: "
-                        f"{_first_line(error)}; see whether their memory is enough"
+                        f"{_first_line(error)}; see whether their memory and network are enough"
                     ) from error
                 log.info("%s: a worker died at step %d, starting again", self.name, step + 1)
         finally:
@@ -125,10 +125,11 @@ class Run:
             torch_config=TorchConfig(backend="nccl" if self.cfg.gpus_per_worker else "gloo"),
             scaling_config=_scaling(self.cfg),
             # Ray Train cannot tell a death from an error that will come again: we start anew.
-            run_config=RunConfig(
+            run_config=RunConfig(  # type: ignore[call-arg]  # its types are those of an older one
                 name="run",
                 storage_path=(self.home / RAY).uri,
                 failure_config=FailureConfig(max_failures=0),
+                worker_runtime_env={"env_vars": visible(self.cfg)},
             ),
         )
         try:
@@ -143,15 +144,41 @@ class Run:
         for one in failures:
             if isinstance(one, JobFailed | ValueError):
                 raise JobFailed(str(one)) from error
-        # Theirs are of the machinery; a worker's own exception comes as it was raised.
-        for one in failures:
-            if type(one).__module__.startswith("ray."):
-                return one
+        if (death := death_among(failures)) is not None:
+            return death
         self.home.write("error.txt", str(error).encode())
+        failed = next(one for one in failures if not _is_cut_off(one))
         raise JobFailed(
-            f"{self.name}: a worker failed: {type(failures[0]).__name__}: "
-            f"{_first_line(failures[0])}; more in {self.home.uri}/error.txt"
+            f"{self.name}: a worker failed: {type(failed).__name__}: "
+            f"{_first_line(failed)}; more in {self.home.uri}/error.txt"
         ) from error
+
+
+def death_among(failures: Sequence[Exception]) -> Exception | None:
+    """What tells of a worker's death; None where a worker failed by itself."""
+    # Ray's are of the machinery; a worker's own exception comes as it was raised.
+    for one in failures:
+        if type(one).__module__.startswith("ray."):
+            return one
+    # Who is lost with its machine may not be missed by Ray yet when the others miss it.
+    return failures[0] if all(_is_cut_off(one) for one in failures) else None
+
+
+def _is_cut_off(error: Exception) -> bool:
+    """Whether a worker could not reach another: PyTorch has types for that, but gloo's errors are
+    told by the file in their text alone.
+    """
+    from torch.distributed import DistError
+
+    is_gloos = isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    return is_gloos or isinstance(error, DistError)
+
+
+def visible(cfg: Train) -> dict[str, str]:
+    """The environment of workers. Ray leaves cards in sight of those that asked for none, and
+    DeepSpeed would take them.
+    """
+    return {} if cfg.gpus_per_worker else {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def _board() -> ActorHandle[Any]:

@@ -80,8 +80,11 @@ class TorchDriver:
         norm = torch.stack(norms).norm()
         limit = self._cfg.max_grad_norm
         factor = torch.clamp(limit / (norm + 1e-6), max=1.0) if limit else None
+        is_sound = bool(norm.isfinite())
         for one in self._trained:
-            self._update(one, learning_rate, factor)
+            if is_sound:
+                self._update(one, learning_rate, factor)
+            self._forget(one)
         return float(norm)
 
     def _update(self, one: _Trained, learning_rate: float, factor: Tensor | None) -> None:
@@ -92,14 +95,14 @@ class TorchDriver:
             one.master.grad.mul_(factor)
         one.optimizer.param_groups[0]["lr"] = learning_rate
         one.optimizer.step()
-        if one.master is one.param:
-            one.param.grad = None
-        elif self._cfg.grad_accum_dtype == "fp32":
-            one.master.grad.zero_()
-        else:
-            one.master.grad = one.param.grad = None
         if one.master is not one.param:
             one.param.copy_(one.master)
+
+    def _forget(self, one: _Trained) -> None:
+        if self._cfg.precision == "bf16" and self._cfg.grad_accum_dtype == "fp32":
+            _gradient(one).zero_()
+        else:
+            one.master.grad = one.param.grad = None
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         for one in self._trained:

@@ -55,7 +55,8 @@ def work(given: Mapping[str, Assignment]) -> None:
         world_size=world_size,
         spare_bytes=psutil.virtual_memory().available / (2 * context.get_local_world_size()),
     )
-    told = _Told(curve, writer, task.board if rank == 0 else None, world_size)
+    board, on_gpu = task.board if rank == 0 else None, cfg.gpus_per_worker > 0
+    told = _Told(curve, writer, board, world_size, on_gpu=on_gpu)
     loop.train(
         load_model(cfg.base, cfg.revision),
         ray.get(task.samples),
@@ -100,9 +101,15 @@ class _Told:
     """Keeps the curve, and tells the board of it where there is one."""
 
     def __init__(
-        self, curve: list[Point], writer: Writer, board: ActorHandle[Any] | None, num_workers: int
+        self,
+        curve: list[Point],
+        writer: Writer,
+        board: ActorHandle[Any] | None,
+        num_workers: int,
+        *,
+        on_gpu: bool,
     ) -> None:
-        self._curve, self._writer = curve, writer
+        self._curve, self._writer, self._on_gpu = curve, writer, on_gpu
         self._board, self._num_workers = board, num_workers
         self._is_to_stop: Any = None
 
@@ -120,7 +127,7 @@ class _Told:
                 tokens=progress.tokens,
                 seconds=progress.seconds,
                 num_workers=self._num_workers,
-                memory_bytes=_memory_bytes(),
+                memory_bytes=_memory_bytes(self._on_gpu),
             )
         )
         if self._board is not None:
@@ -130,7 +137,7 @@ class _Told:
         return self._board is not None and bool(ray.get(self._is_to_stop))
 
 
-def _memory_bytes() -> int:
-    if torch.cuda.is_available():
+def _memory_bytes(on_gpu: bool) -> int:
+    if on_gpu:
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB

@@ -18,6 +18,7 @@ from ray_jobs.engines.shapes import Shape
 from ray_jobs.prompts import CONF
 from ray_jobs.training.memory import predict
 from ray_jobs.training.settings import Offload, Precision, Train
+from tests.local.train_cases import make_base
 
 CASES = list(cases())
 SMALL = Train(pack_tokens=256, loss_chunk_tokens=64, cutoff=64)
@@ -69,6 +70,32 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
         1, mp_context=get_context("spawn"), initializer=_be_the_worker, initargs=(store,)
     ) as executor:
         yield executor
+
+
+def _own_bytes() -> int:
+    """Of this process's memory what lies in no file."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    told = next(line.split() for line in lines if line.startswith("RssAnon:"))
+    return int(told[1]) << 10
+
+
+def _loaded(folder: str) -> tuple[int, int]:
+    """Bytes of a model's weights, and what they took of this process's own memory when read."""
+    from transformers.models.llama import modeling_llama  # noqa: F401  else it is loaded with them
+
+    from ray_jobs.training.models import load_model
+
+    before = _own_bytes()
+    model = load_model(folder)
+    assert sum(float(one.sum()) for one in model.parameters()), "nothing was read"
+    return sum(one.nbytes for one in model.parameters()), _own_bytes() - before
+
+
+def test_a_model_that_is_loaded_lies_in_its_files_pages(tmp_path: Path, worker: Executor) -> None:
+    folder = make_base(tmp_path, width=512, layers=6)
+    weights, taken = worker.submit(_loaded, str(folder)).result()
+    print(f"{weights / 2**20:.0f} MiB of weights, {taken / 2**20:.0f} MiB of memory")
+    assert taken < weights / 4
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ workers: `python -m tests.local.training_cases <folder>`, which holds cases.json
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import socket
@@ -28,9 +29,11 @@ from transformers import (
 )
 
 from ray_jobs.training import loop
-from ray_jobs.training.drivers import Driver
+from ray_jobs.training.drivers import Driver, make_driver
 from ray_jobs.training.examples import Samples
 from ray_jobs.training.loop import Hooks, Progress
+from ray_jobs.training.objective import Objective
+from ray_jobs.training.packing import fill
 from ray_jobs.training.settings import Lora, Train
 
 VOCABULARY = 97
@@ -148,6 +151,43 @@ def run(
     }
 
 
+def spoil(case: Mapping[str, Any], *, world_size: int = 1) -> dict[str, Any]:
+    """The state at the start, whether a gradient that is not finite left it as it was, and the
+    norms of that one and of a sound one after it.
+    """
+    driver = make_driver(make_model(), cfg(**case["cfg"]), world_size=world_size, device="cpu")
+    pack = fill(make_samples(), np.arange(2))
+    states, norms = [_copied(driver)], []
+    for weight in (math.inf, 0.1):
+        driver.add(pack, weight, is_last=True)
+        norms.append(driver.step(1e-3))
+        states.append(_copied(driver))
+    same = [{name: torch.equal(one, states[0][name]) for name, one in s.items()} for s in states]
+    return {"state": states[0], "same": same[1], "same after a sound one": same[2], "norms": norms}
+
+
+def _copied(driver: Driver) -> dict[str, Tensor]:
+    return {name: one.clone() for name, one in driver.state()}
+
+
+class Unmoved(Objective):
+    """One that no card can hold as a whole."""
+
+    def to(self, *args: object, **kwargs: object) -> Any:
+        raise AssertionError("the whole model came to one card")
+
+
+def share_out(case: Mapping[str, Any], *, world_size: int) -> dict[str, Any]:
+    """The state that DeepSpeed makes of a model no card can hold."""
+    from ray_jobs.training.deepspeed_driver import DeepSpeedDriver
+
+    given = cfg(**case["cfg"])
+    objective = Unmoved(make_model(), given)
+    return {
+        "state": _copied(DeepSpeedDriver(objective, given, world_size=world_size, device="cpu"))
+    }
+
+
 def work(rank: int, world_size: int, port: int, cases: Mapping[str, Any], folder: Path) -> None:
     """Do cases as one worker; the first writes <folder>/<case>.pt."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -157,7 +197,12 @@ def work(rank: int, world_size: int, port: int, cases: Mapping[str, Any], folder
     torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
     for name, case in cases.items():
         resumed = folder / f"{case['resumed']}.pt" if "resumed" in case else None
-        found = run(case, rank=rank, world_size=world_size, resumed=resumed)
+        if name.startswith("spoilt"):
+            found = spoil(case, world_size=world_size)
+        elif name.startswith("shared out"):
+            found = share_out(case, world_size=world_size)
+        else:
+            found = run(case, rank=rank, world_size=world_size, resumed=resumed)
         if rank == 0:
             torch.save(found, folder / f"{name}.pt")
         torch.distributed.barrier()

@@ -115,6 +115,7 @@ def test_a_worker_killed_in_an_epoch_is_replaced_and_nothing_changes(
     job = start(recipe)
     wait_for(job, lambda: bool(saved_steps(recipe)))
     time.sleep(1)
+    assert {one.environ()["CUDA_VISIBLE_DEVICES"] for one in workers(job)} == {""}
     workers(job)[-1].kill()
     assert job.wait(900) == 0
     assert "a worker died" in (recipe.parent / "screen.txt").read_text(encoding="utf-8")
