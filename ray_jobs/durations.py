@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
+from ray_jobs import formats
 from ray_jobs.config import Recipe
 from ray_jobs.engines.shapes import Shape, UnknownShape
 from ray_jobs.forecasts import Machine, base_shape, known_card
 from ray_jobs.tables import Folder
+from ray_jobs.training.chats import data_files
 from ray_jobs.training.settings import Train
 
 CORE_FLOPS = 0.08e12
@@ -62,7 +65,10 @@ def of_training(recipe: Recipe, train: Train, machine: Machine) -> str:
 
 def _rows(recipe: Recipe, train: Train) -> tuple[int, str]:
     if train.data:
-        return 0, f"the rows of {train.data} are not counted"
+        try:
+            return count_rows(train.data), train.data
+        except ValueError as error:
+            return 0, str(error)
     exported = Folder(recipe.out) / "exported"
     if "manifest.json" in exported.names():
         return int(_manifest(exported)["num_rows"]), "exported"
@@ -70,6 +76,18 @@ def _rows(recipe: Recipe, train: Train) -> tuple[int, str]:
     if quotas.num_prompts and quotas.num_general:
         return quotas.num_prompts + quotas.num_general, "the most that selection takes"
     return 0, "how many rows build_data will export is not known"
+
+
+@cache
+def count_rows(data: str) -> int:
+    """Rows to train on in a file, or in a folder of an export. ValueError where it cannot be read,
+    or has none.
+    """
+    file, _ = data_files(data)
+    num = sum(1 for _ in formats.rows(file, {}))
+    if not num:
+        raise ValueError(f"train.data: {data} has no rows; there is nothing to train on")
+    return num
 
 
 def _speed(shape: Shape, train: Train, machine: Machine) -> tuple[float, str]:

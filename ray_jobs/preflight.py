@@ -76,6 +76,8 @@ def _inputs(recipe: Recipe) -> Found:
         build_data.check(recipe)
         if recipe.train is not None and recipe.train.base not in tiny.NAMES:
             check_model(recipe.train.base, "train.base")
+        if recipe.train is not None and recipe.train.data:
+            durations.count_rows(recipe.train.data)
     except ValueError as error:
         problem = str(error).removeprefix(f"{recipe.file}: ")
         return Found(what="inputs", told="refused, see below", problem=problem)

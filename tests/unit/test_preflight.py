@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.hardware import GIB, Card, Node, free_bytes, nodes, read_cards
@@ -165,6 +167,24 @@ def test_hours_are_measured_or_computed_from_a_stated_speed_or_unknown(tmp_path:
     assert "1,000 rows (exported)" in told
     assert "assumed: half of 71 TFLOP/s" in told
     assert "unknown" in durations.of_training(recipe, FITTING, replace(LAPTOP, named=""))
+
+
+def test_rows_of_ones_own_are_counted_and_refused_where_there_are_none(tmp_path: Path) -> None:
+    recipe = config.load("conf/tiny.yaml", [f"out={tmp_path}"])
+    chats = [{"instruction": f"{number}?", "output": "yes"} for number in range(12)]
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("\n".join(map(json.dumps, chats)) + "\n", encoding="utf-8")
+    (tmp_path / "rows.json").write_text(json.dumps(chats), encoding="utf-8")
+    pq.write_table(pa.Table.from_pylist(chats), tmp_path / "train.parquet")
+    for data in (lines, tmp_path / "rows.json", tmp_path):  # the last as a folder of an export
+        told = durations.of_training(recipe, replace(FITTING, data=str(data)), LAPTOP)
+        assert f": 12 rows ({data})" in told
+    (tmp_path / "empty.json").write_text("[]", encoding="utf-8")
+    for name, problem in (("empty.json", "has no rows"), ("absent.json", "there is no file")):
+        own = replace(FITTING, base="garrison/tiny-base", data=str(tmp_path / name))
+        assert "hours unknown: train.data" in durations.of_training(recipe, own, LAPTOP)
+        with pytest.raises(ValueError, match=rf"train\.data: .*{problem}"):
+            preflight(replace(recipe, train=own))
 
 
 def test_every_trial_takes_its_time_and_adapters_a_third_less(tmp_path: Path) -> None:
