@@ -11,12 +11,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ray_jobs import tested, tiny, verdicts
+from ray_jobs import catalogue, tested, tiny, verdicts
 from ray_jobs.bring_up import Models
 from ray_jobs.config import Recipe, cache
 from ray_jobs.engines.judge import JudgeEngineConfig
 from ray_jobs.engines.scripted import ScriptedConfig
-from ray_jobs.evals import asking_models, judged, marks, summary
+from ray_jobs.evals import ahead, asking_models, judged, marks, summary
 from ray_jobs.evals.exchange import exchange
 from ray_jobs.evals.queue import HOME
 from ray_jobs.evals.recompute import recompute
@@ -27,7 +27,7 @@ from ray_jobs.lock import RunLock
 from ray_jobs.stages import intents
 from ray_jobs.steps import Step, Written, deciding, refuse_changed, run_steps, up_to_date
 from ray_jobs.tables import Folder, Row, Table, batches, open_table, write_shards
-from ray_jobs.tested import Tested
+from ray_jobs.tested import TRAINED, Tested, fetched
 
 SHARD_ROWS = 5000
 log = logging.getLogger(__name__)
@@ -45,21 +45,56 @@ class Plan:
 def evaluate(recipe: Recipe) -> None:
     """Bring every table of the evaluation up to date, and print and write its figures.
 
-    Raises ValueError for what a person has to mend, before anything is written.
+    Raises ValueError for what a person has to mend, before anything is written; only what a hub
+    does not give is found later, before any engine starts.
     """
-    put(recipe, suites_of(_placed(section(recipe))))
+    put(recipe, suites_of(_placed(_fetched(recipe), build=True)))
 
 
-def _placed(cfg: Evaluate) -> Evaluate:
+def check(recipe: Recipe) -> None:
+    """Refuse what `evaluate` would, before the jobs have run that come first: `trained` need not be
+    there yet. ValueError. Nothing is started, built or written.
+    """
+    cfg = _placed(_fetched(recipe), build=False)
+    suites = suites_of(cfg)
+    now = {name: one for name, one in recipe.models.items() if not TRAINED.fullmatch(one)}
+    _check(recipe, suites, models_of(replace(recipe, models=now)))
+    asking_models.check(suites, recipe.engines[cfg.engine], "evaluate.engine")
+    with ExitStack() as stack:
+        needed = steps_of(cfg, Models(recipe, stack).asked)
+        samples = [_samples(suite, needed.get(suite.name, ())) for suite in suites]
+        first = [step for steps in needed.values() for step in steps]
+        ahead.read(cfg, [*samples, *first], Folder(recipe.out) / HOME)
+
+
+def _placed(cfg: Evaluate, *, build: bool) -> Evaluate:
     """The section with an embedded model's name replaced by the folder of its tokenizer: samples
-    are made with it before any model is asked.
+    are made with it before any model is asked. One that is neither there nor built cuts no
+    beginnings.
     """
     attacks = cfg.suites.get("attacks")
     if attacks is None or attacks.tokenizer not in tiny.NAMES:
         return cfg
-    folder = tiny.ensure(attacks.tokenizer, cache(), log.info)
-    folder /= tiny.PLANS[attacks.tokenizer].tokenizer
-    return replace(cfg, suites={**cfg.suites, "attacks": replace(attacks, tokenizer=str(folder))})
+    name = attacks.tokenizer
+    folder = tiny.ensure(name, cache(), log.info) if build else tiny.folder(name, cache())
+    sets = attacks.sets
+    if not folder.is_dir():
+        sets = {key: replace(one, prefill=()) for key, one in sets.items()}
+    placed = replace(attacks, sets=sets, tokenizer=str(folder / tiny.PLANS[name].tokenizer))
+    return replace(cfg, suites={**cfg.suites, "attacks": placed})
+
+
+def _fetched(recipe: Recipe) -> Evaluate:
+    """The recipe's section. ValueError where a file that `fetch` brings is not here."""
+    cfg = section(recipe)
+    kept = {name: catalogue.kept_at(name, cache()) for name in fetched(cfg, cache())}
+    if absent := [name for name, file in kept.items() if not file.is_file()]:
+        raise ValueError(
+            f"evaluate.suites: {kept[absent[0]]} is not here"
+            + (f", nor {', '.join(absent[1:])}" if absent[1:] else "")
+            + f": python -m ray_jobs fetch {recipe.file}"
+        )
+    return cfg
 
 
 def section(recipe: Recipe) -> Evaluate:
@@ -77,13 +112,14 @@ def put(recipe: Recipe, suites: Sequence[Suite]) -> None:
     """Put these suites to the recipe's models."""
     out = Folder(recipe.out) / HOME
     models = models_of(recipe)
-    check(recipe, suites, models)
+    _check(recipe, suites, models)
     with ExitStack() as stack:
         more = {_engine_name(name): one.engine for name, one in models.items()}
         found = plan(recipe, suites, models, Models(recipe, stack, more))
         if recipe.when_changed == "refuse":
             refuse_changed(found.steps, out)
         if not up_to_date(found.steps, out):
+            ahead.read(section(recipe), found.steps, out)
             stack.enter_context(RunLock(out))
             run_steps(found.steps, out)
         out.write("recipe.json", json.dumps(asdict(recipe), ensure_ascii=False, indent=1).encode())
@@ -101,8 +137,8 @@ def models_of(recipe: Recipe) -> dict[str, Tested]:
     }
 
 
-def check(recipe: Recipe, suites: Sequence[Suite], models: Mapping[str, Tested]) -> None:
-    """Refuse what cannot work, before anything has been started or written."""
+def _check(recipe: Recipe, suites: Sequence[Suite], models: Mapping[str, Tested]) -> None:
+    """Refuse what cannot work, but for the suites' files."""
     cfg = section(recipe)
     if not suites:
         raise ValueError(f"{recipe.file}: evaluate.suites: none is left; add one")
@@ -124,6 +160,7 @@ def check(recipe: Recipe, suites: Sequence[Suite], models: Mapping[str, Tested])
                 raise ValueError(f"evaluate.judge: {cfg.judge} is not of kind judge")
             verdicts.check_prompts()
             judge.check(cfg.judge)
+        ahead.check_annotation(cfg.annotation)
     except ValueError as error:
         raise ValueError(f"{recipe.file}: {error}") from error
 
@@ -186,7 +223,7 @@ def _samples(suite: Suite, needed: Sequence[Step]) -> Step:
         try:
             rows = batches(single(suite, tables), SAMPLES, SHARD_ROWS)
             return Written(shards=write_shards(home, rows))
-        except ValueError:
+        except BaseException:
             home.delete()  # or the right file would be refused for what the wrong one began
             raise
 
