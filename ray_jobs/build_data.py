@@ -100,7 +100,7 @@ def plan(recipe: Recipe, models: Models) -> list[Step]:
             "settings": deciding(cfg.collect),
             **{f"source {name}": readers.decides(name, one) for name, one in cfg.sources.items()},
         },
-        write=lambda home, _: Written(shards=collect.write(home, cfg.sources, cfg.collect)),
+        write=lambda home, _: gather(home, recipe),
     )
     labelled = models.asked(
         intents.question(cfg.intents),
@@ -213,6 +213,20 @@ def respond(
     )
     steps = [perplexities, candidates, scored_responses, *audited, selected, exported]
     return [*fresh, *steps]
+
+
+def gather(home: Folder, recipe: Recipe) -> Written:
+    """Collect all sources. ValueError, and nothing left behind, where none of their rows can be
+    trained on: no model is asked for nothing.
+    """
+    sources = recipe.build_data.sources
+    shards = collect.write(home, sources, recipe.build_data.collect)
+    useless = collect.useless(Table(home, {"shards": shards}))
+    if useless and useless.keys() == {name for name, one in sources.items() if one.role == "train"}:
+        home.delete()
+        told = "; ".join(f"{readers.KEY}.{name}: {why}" for name, why in useless.items())
+        raise ValueError(f"{recipe.file}: {told}; mend the source, or give another")
+    return Written(shards=shards)
 
 
 def place(home: Folder, tables: Sequence[Table]) -> Written:

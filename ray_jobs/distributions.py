@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_jobs import taxonomy
-from ray_jobs.page import fitted, one_line, shortened
+from ray_jobs.page import shortened
 
 COLUMNS = ["id", "source", "role", "label", "scenario", "source_label", "prompt"]
 """What is read of schema.PLACED."""
@@ -133,22 +133,6 @@ def count(placed: Iterable[pa.Table]) -> Distributions:
         for source in sorted(tally.roles)
     ]
     return Distributions(spreads=tuple(spreads), unmapped=_unmapped(names, tally))
-
-
-def unmapped_lines(found: Distributions) -> list[str]:
-    """For the screen: the labels that mean no scenario. Labels and counts, never a prompt."""
-    if not found.unmapped:
-        return ["unmapped    none: every label means a scenario"]
-    num = sum(one.num_rows for one in found.unmapped)
-    # Eight Chinese characters, or some more letters: three such labels fit on 80 columns.
-    most = [f"{fitted(one_line(one.name), 1, 8)} {one.num_rows:,}" for one in found.unmapped[:3]]
-    rest = ["…"] if len(found.unmapped) > 3 else []
-    return [
-        f"unmapped    {num:,} of {found.num_rows:,} prompts dropped: "
-        f"{len(found.unmapped):,} labels mean no scenario",
-        f"            {', '.join([*most, *rest])}",
-        "            map them in conf/taxonomy.yaml; unmapped.tsv has examples",
-    ]
 
 
 @cache

@@ -75,7 +75,7 @@ class Source:
     """The file, or the hub's folder, on a disk or as s3:// or gs://."""
     role: Role
     """train: exported. analyse: labelled only. evaluate: never trained on. general: plain skill."""
-    language: SourceLanguage = "zh"
+    language: SourceLanguage = "auto"
     """Language of its rows, where they do not say it; it chooses the prompts that models get. auto:
     zh for a prompt with a Chinese character in it, else en.
     """

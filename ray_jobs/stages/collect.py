@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ from typing import Any, TypeGuard, get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_jobs.duplicates import Near
 from ray_jobs.readers import Found, Source, read
 from ray_jobs.repeats import Evaluation, Ids, Reasons, Repeats
 from ray_jobs.schema import COLLECTED, Language, Role, row_id
-from ray_jobs.tables import Folder, Row, to_table, write_shards
+from ray_jobs.tables import Folder, Row, Table, to_table, write_shards
 
 VERSION = 3
 SHARD_ROWS = 5000
@@ -88,6 +90,21 @@ def _drafted(drafts: Folder, sources: Mapping[str, Source], cfg: Collect) -> dic
             if role == "evaluate" and cfg.min_leaked_share:
                 evaluation = _evaluation(drafts, written[role].shards, cfg)
     return written
+
+
+def useless(collected: Table) -> dict[str, str]:
+    """The sources to train on of which no row can be used, with the reasons and their counts."""
+    counts: dict[str, Counter[str | None]] = {}
+    for rows in collected.scan(["source", "reason"], pc.field("role") == "train"):
+        for row in rows.group_by(["source", "reason"]).aggregate([([], "count_all")]).to_pylist():
+            counts.setdefault(row["source"], Counter())[row["reason"]] += row["count_all"]
+    return {
+        source: f"none of its {num.total():,} rows can be used ("
+        + ", ".join(f"{reason}: {times:,}" for reason, times in num.most_common())
+        + ")"
+        for source, num in counts.items()
+        if None not in num
+    }
 
 
 def reason_to_drop(found: Found, role: str, cfg: Collect) -> str | None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_jobs import taxonomy
-from ray_jobs.distributions import Unmapped, count, unmapped_lines
+from ray_jobs.distributions import Unmapped, count
 from ray_jobs.figures import labels_tsv, source_labels_tsv, unmapped_tsv
 from ray_jobs.schema import PLACED
 from ray_jobs.tables import Row, to_table
@@ -92,7 +92,6 @@ def test_an_empty_table_has_no_distribution(batches: list[pa.Table]) -> None:
     found = count(batches)
     assert (found.spreads, found.unmapped, found.num_rows) == ((), (), 0)
     assert labels_tsv(found.spreads) == b"source\tlabel\tscenario\trows\tshare\n"
-    assert unmapped_lines(found) == ["unmapped    none: every label means a scenario"]
 
 
 def test_unmapped_labels_have_counts_sources_and_the_beginnings_of_three_prompts() -> None:
@@ -155,13 +154,3 @@ def test_an_unmapped_label_can_be_pasted_into_a_yaml_list(labels: Sequence[str])
     assert [taxonomy.normalise(one) for one in pasted] == [
         taxonomy.normalise(one) for one in labels
     ]
-
-
-def test_the_screen_gets_labels_and_counts_and_no_prompt() -> None:
-    rows = [row(f"{label}{n}", label) for label in "花草树木虫" for n in range(3)]
-    lines = unmapped_lines(count([batch(*rows, row("z", "毒品"))]))
-    assert lines[0] == "unmapped    15 of 16 prompts dropped: 5 labels mean no scenario"
-    assert lines[1].strip() == "木 3, 树 3, 花 3, …"
-    assert len(lines) <= 8
-    assert max(map(len, lines)) <= 80
-    assert "问题" not in "".join(lines)
