@@ -47,10 +47,10 @@ def report(recipe: Recipe) -> None:
     out = Folder(recipe.out)
     tables = data_tables(out)
     found = figures.read(out / HOME)
-    if not tables and found is None:
+    if not tables and found is None and not any(one.read("manifest.json") for one in trained(out)):
         raise ValueError(
-            f"{recipe.file}: there is nothing in {recipe.out} to report yet; run build_data or "
-            "evaluate first"
+            f"{recipe.file}: there is nothing in {recipe.out} to report yet; run build_data, train "
+            "or evaluate first"
         )
     out.write(FILE, page(f"Garrison: {recipe.name}", list(body(recipe, out, tables, found))))
     Console().print(f"report      {recipe.out}/{FILE}", highlight=False, soft_wrap=True)
@@ -92,9 +92,8 @@ def _parts(
         chosen = differing(out / HOME, models, recipe.report.num_examples, recipe.seed)
         yield from sections.examples(chosen, models, recipe.report.show_texts)
     yield from sections.data(tables)
-    for name in out.names():
-        if name.startswith("trained"):
-            yield from sections.training(out / name)
+    for home in trained(out):
+        yield from sections.training(home)
     if found is not None:
         yield from sections.protocols(found)
     yield from provenance(recipe, out, tables)
@@ -103,6 +102,11 @@ def _parts(
 def _anchors(parts: Sequence[Html]) -> list[tuple[str, str]]:
     found = (re.match(r'<h2 id="([^"]+)">(.*)</h2>', part.text) for part in parts)
     return [(one[1], one[2]) for one in found if one]
+
+
+def trained(out: Folder) -> list[Folder]:
+    """Where `train` has worked: one folder for each data set that it was given."""
+    return [out / name for name in out.names() if name.startswith("trained")]
 
 
 def data_tables(out: Folder) -> dict[str, Table]:

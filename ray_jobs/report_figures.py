@@ -29,7 +29,8 @@ def results(summary: Mapping[str, Any]) -> Iterator[Html]:
     yield table(head, _lines(summary, changes, paper))
     yield paragraph(_meaning(summary), "faint")
     if changes:
-        yield picture(differences_svg(changes, first), "differences")
+        said = f"Differences from {first} in points, as in the table above, with 95 % intervals"
+        yield picture(differences_svg(changes, first), "differences", label=said)
     for footnote in summary["paper"]["footnotes"]:
         yield paragraph(f"{summary['paper']['source']}: {footnote}", "faint")
 
@@ -128,7 +129,8 @@ def by_group(summary: Mapping[str, Any]) -> Iterator[Html]:
         title = f"{suite} · {measure}"
         if len({one["group"] for one in mine}) <= MAX_GROUPS:
             name = f"groups-{len(title)}-{suite}-{measure}".replace(" ", "_")
-            yield picture(groups_svg(mine, models, title), name)
+            said = f"{title}, by group, as in the table below, with 95 % intervals"
+            yield picture(groups_svg(mine, models, title), name, label=said)
         else:
             yield heading(title, 3)
         yield folded("as a table", _groups(summary, mine))

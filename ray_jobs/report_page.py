@@ -55,7 +55,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Content]], num_text: int 
     """A table whose first `num_text` columns are text, and whose others are figures."""
     css = ["" if place < num_text else "num" for place in range(len(head))]
     names = "".join(
-        f'<th class="{kind}">{escape(name)}</th>' for kind, name in zip(css, head, strict=True)
+        f'<th scope="col" class="{kind}">{escape(name)}</th>'
+        for kind, name in zip(css, head, strict=True)
     )
     lines = "".join(_line(row, len(head), num_text) for row in rows)
     return Html(
@@ -83,12 +84,16 @@ def _cell(cell: Content, is_text: bool) -> str:
     return f"<td>{escape(shown)}</td>" if is_text else f'<td class="num">{escape(shown)}</td>'
 
 
-def picture(svg: bytes, name: str, caption: str = "") -> Html:
-    """An SVG inside the page. Its ids get the name before them, for another may have the same."""
+def picture(svg: bytes, name: str, caption: str = "", *, label: str = "") -> Html:
+    """An SVG inside the page. Its ids get the name before them, for another may have the same. The
+    label, or else the caption, is read to those who cannot see it.
+    """
+    assert label or caption, f"{name} has no name for those who cannot see it"
     text = svg.decode()
     text = text[text.index("<svg") :]
     text = _ID.sub(lambda found: f'id="{name}-{found[1]}"', text)
     text = _REFERENCE.sub(lambda found: f"{found[1]}{name}-", text)
+    text = text.replace("<svg", f'<svg role="img" aria-label="{escape(label or caption)}"', 1)
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return Html(f"<figure>{text}{below}</figure>")
 
