@@ -13,6 +13,8 @@ from ray_jobs.config import Recipe, cache
 from ray_jobs.downloads import NotFetched
 from ray_jobs.engines.models import is_local
 from ray_jobs.engines.vllm import VllmConfig
+from ray_jobs.evals.ahead import from_hub
+from ray_jobs.evals.suite import Suite
 from ray_jobs.hubs import Hubs, bring_file, reach
 from ray_jobs.readers import Source
 from ray_jobs.steps import JobFailed
@@ -31,6 +33,7 @@ def fetch(recipe: Recipe) -> None:
     missing: list[str] = []
     models = sorted(_models(recipe))
     evaluated = fetched(recipe.evaluate, cache()) if recipe.evaluate else []
+    questions = from_hub(recipe.evaluate) if recipe.evaluate else []
     with reach(os.environ, token=get_token() or "") as hubs:
         for name, source in recipe.build_data.sources.items():
             try:
@@ -47,9 +50,14 @@ def fetch(recipe: Recipe) -> None:
                 _bring_model(model, revision, hubs)
             except (NotFetched, OSError) as error:
                 missing.append(str(error))
+    for suite in questions:
+        try:
+            _bring_questions(suite)
+        except ValueError as error:
+            missing.append(f"evaluate.suites: {suite.name}: {error}")
     for line in missing:
         log.error("missing: %s", line)
-    num_wanted = len(recipe.build_data.sources) + len(evaluated) + len(models)
+    num_wanted = len(recipe.build_data.sources) + len(evaluated) + len(questions) + len(models)
     if missing:
         raise JobFailed(
             f"{len(missing)} of the {num_wanted} sources and models of {recipe.file} are not here; "
@@ -74,6 +82,14 @@ def _bring_source(source: Source, hubs: Hubs) -> None:
         )
     elif not files.is_there(source.path):
         raise NotFetched(f"{source.path} is not here: it is the recipe's own, put it there")
+
+
+def _bring_questions(suite: Suite) -> None:
+    """Bring a suite's questions from the hub into its own library's cache, by reading them all as
+    `evaluate` will. ValueError where the hub does not give them.
+    """
+    num = sum(1 for _ in suite.samples())
+    log.info("%s: %d questions, in the cache of the hub's library", suite.name, num)
 
 
 def _models(recipe: Recipe) -> set[tuple[str, str]]:

@@ -200,27 +200,3 @@ class JudgedResponses(Wire):
     """Its answer, item by item."""
 
     items: list[JudgedResponse]
-
-
-class Error(Wire):
-    """Why there is no answer."""
-
-    type: Literal[
-        "invalid_request",
-        "unauthorised",
-        "unusable",
-        "not_found",
-        "too_large",
-        "busy",
-        "not_ready",
-        "http",
-        "internal",
-    ]
-    message: str
-    request_id: str
-
-
-class ErrorBody(Wire):
-    """Body of every status that is not 200."""
-
-    error: Error

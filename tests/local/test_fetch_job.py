@@ -164,3 +164,24 @@ def test_a_split_of_a_data_set_comes_as_parquet_and_no_script_is_run(tree: Tree)
     assert done.returncode == 1
     assert "scripts are no longer supported, but found old.py" in done.stderr
     assert "a script was run" not in done.stderr
+
+
+def test_questions_that_a_suite_takes_from_the_hub_come_into_its_cache(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = ["evaluate.suites.harness.benchmarks.gsm8k.files=''", "sources.mine.from=rows"]
+    done = tree.run(*hub)
+    assert done.returncode == 1, done.stderr
+    assert "missing: evaluate.suites: lm-eval-gsm8k: " in done.stderr
+    about = "configs:\n- config_name: main\n  data_files:\n"
+    for split, num in (("train", 8), ("test", 3)):
+        rows = [{"question": f"{k}+1?", "answer": f"#### {k + 1}"} for k in range(num)]
+        data = "\n".join(map(json.dumps, rows)).encode()
+        tree.server.files[f"huggingface openai/gsm8k main/{split}.jsonl"] = data
+        about += f"  - split: {split}\n    path: main/{split}.jsonl\n"
+    tree.server.files["huggingface openai/gsm8k README.md"] = f"---\n{about}---\n".encode()
+    done = tree.run(*hub)
+    assert done.returncode == 0, done.stderr
+    assert "lm-eval-gsm8k: 3 questions, in the cache of the hub's library" in done.stderr
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # evaluate reads them where no hub can be reached
+    assert "3 questions" in tree.run(*hub).stderr
