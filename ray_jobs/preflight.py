@@ -14,7 +14,7 @@ from rich.table import Table as Screen
 
 from cluster import hardware
 from cluster.hardware import GIB
-from ray_jobs import build_data, durations, forecasts, tiny
+from ray_jobs import build_data, durations, evaluate, forecasts, tiny
 from ray_jobs.config import Recipe
 from ray_jobs.engines.models import check_model, is_local
 from ray_jobs.engines.shapes import UnknownShape, shape_of
@@ -78,11 +78,14 @@ def _inputs(recipe: Recipe) -> Found:
             check_model(recipe.train.base, "train.base")
         if recipe.train is not None and recipe.train.data:
             durations.count_rows(recipe.train.data)
+        if recipe.evaluate is not None and recipe.models:
+            evaluate.check(recipe)
     except ValueError as error:
         problem = str(error).removeprefix(f"{recipe.file}: ")
         return Found(what="inputs", told="refused, see below", problem=problem)
     num = len(recipe.build_data.sources)
-    return Found(what="inputs", told=f"engines, prompts and all {num} sources are sound")
+    suites = " and suites" if recipe.evaluate is not None and recipe.models else ""
+    return Found(what="inputs", told=f"engines, prompts, all {num} sources{suites} are sound")
 
 
 def _named(recipe: Recipe) -> Sequence[tuple[str, str]]:
