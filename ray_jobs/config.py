@@ -5,24 +5,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ray_jobs import catalogue, tiny
 from ray_jobs.cells import Diversity
-from ray_jobs.engines.dashscope import DashScopeConfig
-from ray_jobs.engines.endpoint import EndpointConfig
-from ray_jobs.engines.judge import JudgeEngineConfig
 from ray_jobs.engines.models import is_local
-from ray_jobs.engines.scripted import ScriptedConfig
 from ray_jobs.engines.seam import EngineConfig
 from ray_jobs.engines.vllm import VllmConfig
 from ray_jobs.evals.settings import Evaluate, Report, labellers
 from ray_jobs.judge import JudgeConfig
+from ray_jobs.kinds import read_engines
 from ray_jobs.ledger import LedgerConfig
 from ray_jobs.readers import Source
-from ray_jobs.sections import Where, merge
+from ray_jobs.sections import Where, absolute, field_names, merge
 from ray_jobs.stages.answers import Answers
 from ray_jobs.stages.audit import Audit
 from ray_jobs.stages.collect import Collect
@@ -33,16 +30,12 @@ from ray_jobs.stages.perplexity import Perplexity
 from ray_jobs.stages.rewards import Rewards
 from ray_jobs.stages.selection import Selection
 from ray_jobs.steps import WhenChanged
+from ray_jobs.tables import check_place
 from ray_jobs.tested import read_evaluate, read_models
 from ray_jobs.training.settings import Train
 
-KINDS: dict[str, type[Any]] = {
-    "vllm": VllmConfig,
-    "endpoint": EndpointConfig,
-    "dashscope": DashScopeConfig,
-    "scripted": ScriptedConfig,
-    "judge": JudgeEngineConfig,
-}
+MAX_SEED = 2**32 - 1
+"""The largest that every generator takes."""
 SWITCHES = (
     "expansion",
     "fresh_answers",
@@ -122,7 +115,12 @@ class Recipe:
 
 def cache() -> Path:
     """Where models and data are kept between runs."""
-    return Path(os.environ.get("GARRISON_CACHE", "~/.cache/garrison")).expanduser().absolute()
+    place = absolute(os.environ.get("GARRISON_CACHE", "~/.cache/garrison"))
+    try:
+        check_place(place)
+    except ValueError as error:
+        raise ValueError(f"GARRISON_CACHE: {error}") from error
+    return Path(place)
 
 
 def placed(engine: VllmConfig) -> VllmConfig:
@@ -161,32 +159,16 @@ def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     data = merge(path, overrides)
     where = Where(path)
-    top = {item.name for item in fields(Recipe)} - {"file"}
-    where.check_keys(data, top, "")
-    engines = {
-        name: _engine(where, name, entry)
-        for name, entry in where.mapping(data, "engines").items()
-        if entry is not None
-    }
-    out = _out(path, data.get("out"))
-    for name, engine in engines.items():
-        if isinstance(engine, DashScopeConfig) and not engine.spending:
-            engines[name] = replace(engine, spending=f"{out}/spending/{name}")
-    judge = _judge(where, data.get("judge"), engines)
-    for name, engine in engines.items():
-        if isinstance(engine, JudgeEngineConfig):
-            if judge is None:
-                raise ValueError(
-                    f"{path}: engines.{name} is of kind judge, but there is no section judge"
-                )
-            engines[name] = replace(engine, judge=judge)
+    where.check_keys(data, field_names(Recipe) - {"file"}, "")
+    out = _out(where, data)
+    engines, judge = read_engines(where, data, out)
     recipe = Recipe(
         file=path,
-        name=str(data.get("name") or Path(path).stem),
+        name=where.text(data, "name") or Path(path).stem,
         out=out,
-        seed=where.number(data, "seed"),
+        seed=where.number(data, "seed", MAX_SEED),
         when_changed=where.choice(data, "when_changed", ("refuse", "rebuild")),
-        card=str(data.get("card") or ""),
+        card=where.text(data, "card"),
         ledger=where.section(LedgerConfig, data.get("ledger") or {}, "ledger"),
         engines=engines,
         judge=judge,
@@ -200,64 +182,24 @@ def load(path: str, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def _out(path: str, out: Any) -> str:
+def _out(where: Where, data: Mapping[str, Any]) -> str:
+    out = where.text(data, "out")
     if not out:
-        raise ValueError(f"{path}: out: missing; give the folder or URI for the results")
-    if "://" in str(out):
-        return str(out)
-    folder = Path(str(out)).expanduser()
+        raise where.error("out", "missing; give the folder or URI for the results")
     # Ray unpacks an uploaded working_dir under such a path, and removes it: results there would be
     # lost.
-    if not folder.is_absolute() and re.search(r"working_dir_files|_ray_pkg_", str(Path.cwd())):
-        raise ValueError(
-            f"{path}: out: {out!r} is relative, and would be lost with the uploaded working_dir; "
-            "add to the command: out=/an/absolute/folder (or s3://…)"
-        )
-    return str(folder.absolute())
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser().absolute())
-
-
-def _engine(where: Where, name: str, entry: Any) -> EngineConfig:
-    key = f"engines.{name}"
-    if not isinstance(entry, dict) or "kind" not in entry:
-        raise where.error(f"{key}.kind", f"missing; expected one of {', '.join(KINDS)}")
-    kind = KINDS.get(entry["kind"])
-    if kind is None:
+    is_lost = re.search(r"working_dir_files|_ray_pkg_", str(Path.cwd()))
+    if is_lost and "://" not in out and not Path(out).expanduser().is_absolute():
         raise where.error(
-            f"{key}.kind", f"there is no kind {entry['kind']!r}; expected one of {', '.join(KINDS)}"
+            "out",
+            f"{out!r} is relative, and would be lost with the uploaded working_dir; "
+            "add to the command: out=/an/absolute/folder (or s3://…)",
         )
-    built: EngineConfig = where.section(kind, entry, key)
-    if isinstance(built, VllmConfig) and built.model not in tiny.NAMES and is_local(built.model):
-        built = replace(built, model=_absolute(built.model))
-    if isinstance(built, ScriptedConfig):
-        built = replace(built, answers=_absolute(built.answers))
-    return built
-
-
-def _judge(where: Where, entry: Any, engines: Mapping[str, EngineConfig]) -> JudgeConfig | None:
-    if not entry:
-        return None
-    if not isinstance(entry, dict) or "backend" not in entry:
-        raise where.error("judge.backend", "missing; name the engine that judges")
-    names = {part: str(entry[part]) for part in ("backend", "fallback", "guard") if entry.get(part)}
-    for part, name in names.items():
-        # A judge that is served elsewhere cannot be a part of this one, and a remote model has no
-        # form that it is held to: it may judge, but not take over or guard.
-        kinds = (VllmConfig, DashScopeConfig, EndpointConfig) if part == "backend" else VllmConfig
-        if not isinstance(engines.get(name), kinds):
-            fit = [each for each, engine in engines.items() if isinstance(engine, kinds)]
-            raise where.error(
-                f"judge.{part}", f"expected one of the engines {', '.join(fit)}, found {name!r}"
-            )
-    rest = {key: value for key, value in entry.items() if key not in names}
-    built = where.section(JudgeConfig, {**rest, "backend": ""}, "judge")
-    if "guard" in names and not built.guard_grammar:
-        raise where.error("judge.guard_grammar", "missing; a name in conf/guards.yaml")
-    parts: dict[str, Any] = {part: engines[name] for part, name in names.items()}
-    return replace(built, names=names, **parts)
+    try:
+        check_place(absolute(out))
+    except ValueError as error:
+        raise where.error("out", str(error)) from error
+    return absolute(out)
 
 
 def _build_data(where: Where, data: dict[str, Any]) -> BuildData:
@@ -281,14 +223,12 @@ def _build_data(where: Where, data: dict[str, Any]) -> BuildData:
     }
     if not sources:
         raise where.error("build_data.sources", "at least one source is needed")
-    absolute = {
-        name: replace(source, path=_absolute(source.path)) for name, source in sources.items()
-    }
+    placed = {name: replace(one, path=absolute(one.path)) for name, one in sources.items()}
     built: dict[str, Any] = {
         name: where.section(kind, data.get(name) or {}, f"build_data.{name}")
         for name, kind in sections.items()
     }
-    return BuildData(sources=absolute, without=_without(where, data.get("without")), **built)
+    return BuildData(sources=placed, without=_without(where, data.get("without")), **built)
 
 
 def _train(where: Where, entry: Any) -> Train | None:
@@ -298,9 +238,9 @@ def _train(where: Where, entry: Any) -> Train | None:
     is_folder = built.base not in tiny.NAMES and is_local(built.base)
     return replace(
         built,
-        base=_absolute(built.base) if is_folder else built.base,
-        data=_absolute(built.data) if built.data else "",
-        deepspeed=_absolute(built.deepspeed) if built.deepspeed else "",
+        base=absolute(built.base) if is_folder else built.base,
+        data=absolute(built.data) if built.data else "",
+        deepspeed=absolute(built.deepspeed) if built.deepspeed else "",
     )
 
 
@@ -308,14 +248,17 @@ def _known(where: Where, name: str, entry: Any) -> Any:
     """A source with what the catalogue knows of it, and where `fetch` puts its file."""
     if not isinstance(entry, dict):
         return entry
+    keys = field_names(Source) - {"catalogue"} | {"from"}  # the catalogue fills it in
+    where.check_keys(entry, keys, f"build_data.sources.{name}")
+    kept = cache()
     try:
-        return catalogue.resolve(entry, cache())
+        return catalogue.resolve(entry, kept)
     except ValueError as error:
         raise where.error(f"build_data.sources.{name}.from", str(error)) from error
 
 
 def _without(where: Where, found: Any) -> tuple[str, ...]:
-    names = [found] if isinstance(found, str) else list(found or [])
+    names = found if isinstance(found, list) else [] if found is None else [found]
     for name in names:
         if name not in SWITCHES:
             raise where.error(

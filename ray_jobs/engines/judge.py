@@ -47,6 +47,10 @@ class JudgeEngineConfig:
     """How long one attempt may take, a replica's start included."""
     placement: Placement = field(default_factory=lambda: Placement(cpus=0.1))
 
+    def __post_init__(self) -> None:
+        if not self.timeout_s > 0:
+            raise ValueError(f"timeout_s: expected more than 0, found {self.timeout_s:g}")
+
     @property
     def asked(self) -> JudgeConfig:
         """The judge that is asked."""

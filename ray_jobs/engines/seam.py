@@ -30,10 +30,12 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens: expected at least 1, found {self.max_tokens}")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature: expected 0 or more, found {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: expected a number in (0, 1], found {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k: expected 0 or more, found {self.top_k}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +149,13 @@ class Placement:
             raise ValueError(
                 "min_actors, max_actors: expected 1 ≤ min ≤ max, "
                 f"found {self.min_actors}, {self.max_actors}"
+            )
+        for name in ("cpus", "gpus", "max_restarts"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name):g}")
+        if not 0 < self.start_deadline_s < float("inf"):
+            raise ValueError(
+                f"start_deadline_s: expected seconds above 0, found {self.start_deadline_s:g}"
             )
 
 

@@ -210,9 +210,5 @@ def _check_memory(cfg: VllmConfig, platform: Any) -> None:
         )
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def last_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -24,8 +24,9 @@ from openai import APIError, BadRequestError, NotFoundError, OpenAI
 
 from ray_jobs import guards
 from ray_jobs.engines.seam import Constraint, EngineUnusable, Request, Sampling
-from ray_jobs.engines.vllm import VllmConfig, VllmEngine
+from ray_jobs.engines.vllm import VllmConfig
 from ray_jobs.engines.vllm_early import replaces_a_worker
+from ray_jobs.engines.vllm_engine import VllmEngine
 from ray_jobs.engines.vllm_text import Tokens
 from ray_jobs.outcomes import Failed, Refused
 from ray_jobs.prompts import CHAT_DATE

@@ -13,7 +13,8 @@ import pytest
 
 from ray_jobs import config, tiny
 from ray_jobs.engines.seam import Reply, Request, Sampling
-from ray_jobs.engines.vllm import VllmConfig, VllmEngine
+from ray_jobs.engines.vllm import VllmConfig
+from ray_jobs.engines.vllm_engine import VllmEngine
 from ray_jobs.evals import capability, harness
 from ray_jobs.evals.asking_models import question_of
 from ray_jobs.evals.harness import Benchmark, Harness
