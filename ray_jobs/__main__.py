@@ -4,6 +4,7 @@ wrong, 130 stopped.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import signal
@@ -15,6 +16,9 @@ from types import FrameType
 JOBS = ("fetch", "preflight", "build_data", "train", "evaluate", "report", "run")
 """Each is the function of that name in the module of that name."""
 ROOT = Path(__file__).resolve().parent.parent
+READ_PLACES = ("tables.py", "files.py")
+"""They alone read and write at places that a recipe names."""
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 
 HELP = """usage: python -m ray_jobs <job> <recipe.yaml> [key=value …]
 
@@ -67,9 +71,10 @@ def _run(job: str, path: str, overrides: list[str]) -> int:
 
     try:
         recipe = config.load(path, overrides)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return _say(error, 2)
     from ray_jobs.engines.seam import EngineUnusable
+    from ray_jobs.outcomes import first_line
     from ray_jobs.steps import JobFailed
 
     try:
@@ -78,6 +83,10 @@ def _run(job: str, path: str, overrides: list[str]) -> int:
         if not _said_by_us(error):
             raise
         return _say(error, 2)
+    except OSError as error:
+        if not _is_about_a_place(error):
+            raise
+        return _say(f"{first_line(error)}; mend that place, or give another in its stead", 2)
     except (JobFailed, EngineUnusable) as error:
         return _say(error, 1)
     except KeyboardInterrupt:
@@ -87,11 +96,25 @@ def _run(job: str, path: str, overrides: list[str]) -> int:
 
 def _said_by_us(error: ValueError) -> bool:
     # A ValueError that a library raised is no message to a person: it keeps its traceback.
-    last = list(traceback.walk_tb(error.__traceback__))[-1][0]
-    return (
-        Path(last.f_code.co_filename).parts[: len(ROOT.parts)] == ROOT.parts
-        and ".venv" not in last.f_code.co_filename
-    )
+    return _is_ours(_frames(error)[-1])
+
+
+def _is_about_a_place(error: OSError) -> bool:
+    # Who gave the place has to mend it. Any other error of the system may be a slip of ours, and
+    # keeps its traceback.
+    if error.errno in REFUSED and error.filename is not None:
+        return True
+    ours = [frame for frame in _frames(error) if _is_ours(frame)]
+    return Path(ours[-1].f_code.co_filename).name in READ_PLACES
+
+
+def _frames(error: Exception) -> list[FrameType]:
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
+def _is_ours(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    return Path(file).parts[: len(ROOT.parts)] == ROOT.parts and ".venv" not in file
 
 
 def _say(what: object, code: int) -> int:

@@ -20,6 +20,8 @@ from ray_jobs.taxonomy import CODES, DIMENSIONS
 Cell: TypeAlias = tuple[str, str]
 """Scenario, dimension."""
 KEY = ("scenario", "dimension")
+MAX_ROUNDS = 100
+"""Each has steps of its own, and its plan is made before the first begins."""
 METHODS = ("scenario", "related", "dimension")
 
 
@@ -54,6 +56,10 @@ class Diversity:
             raise ValueError(
                 "diversity: expected rounds, target_per_cell, max_per_cell and max_requests ≥ 0"
             )
+        if self.rounds > MAX_ROUNDS:
+            raise ValueError(
+                f"diversity.rounds: expected {MAX_ROUNDS} at the most, found {self.rounds}"
+            )
         if self.num_examples < 1 or self.surplus < 1 or not 0 <= self.max_prompt_score <= 1:
             raise ValueError(
                 "diversity: expected num_examples ≥ 1, surplus ≥ 1 and max_prompt_score in 0…1"
@@ -63,8 +69,10 @@ class Diversity:
                 f"diversity.methods: expected some of {', '.join(METHODS)}, found "
                 f"{', '.join(sorted(unknown)) if self.methods else 'none'}"
             )
-        for name in self.targets:
+        for name, target in self.targets.items():
             _check_name(name)
+            if target < 0:
+                raise ValueError(f"diversity.targets: {name}: expected 0 or more, found {target}")
 
     @property
     def num_rounds(self) -> int:

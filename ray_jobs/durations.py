@@ -4,7 +4,6 @@ stated speed. Where there is neither, unknown.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -110,7 +109,6 @@ def _told(seconds: float) -> str:
 
 
 def _manifest(folder: Folder) -> dict[str, Any]:
-    data = folder.read("manifest.json")
-    assert data is not None, "its name was listed"
-    manifest: dict[str, Any] = json.loads(data)
+    manifest = folder.read_json("manifest.json")
+    assert manifest is not None, "its name was listed"
     return manifest

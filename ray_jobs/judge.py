@@ -75,8 +75,20 @@ class JudgeConfig:
         for name in ("max_ongoing_requests", "max_queued_requests"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        if self.max_body_mib <= 0:
-            raise ValueError(f"max_body_mib: expected more than 0, found {self.max_body_mib:g}")
+        for name in ("max_body_mib", "retry_after_s", "ready_deadline_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected more than 0, found {getattr(self, name):g}")
+        for name in (
+            "target_ongoing_requests",
+            "upscale_delay_s",
+            "downscale_delay_s",
+            "drain_s",
+            "num_repeats",
+        ):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name):g}")
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port: expected 1…65535, found {self.port}")
         if not self.host:
             raise ValueError("host: expected an address, such as 127.0.0.1, found nothing")
         if not self.token_env.isidentifier():

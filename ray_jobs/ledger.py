@@ -35,7 +35,7 @@ class LedgerConfig:
     """
 
     def __post_init__(self) -> None:
-        if self.shard_rows < 1 or self.shard_s <= 0 or self.max_failed < 0:
+        if self.shard_rows < 1 or not self.shard_s > 0 or self.max_failed < 0:
             raise ValueError("ledger: expected shard_rows ≥ 1, shard_s > 0 and max_failed ≥ 0")
 
 

@@ -21,6 +21,7 @@ from ray_jobs.tables import Folder
 NAME = "lock.json"
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
+TOLD = ("run", "host", "pid", "started", "time")
 
 
 class RunLock:
@@ -63,8 +64,16 @@ class RunLock:
             self._folder.remove(NAME)
 
     def _holder(self) -> dict[str, Any] | None:
-        data = self._folder.read(NAME)
-        return None if data is None else json.loads(data)
+        try:
+            return self._folder.read_json(NAME, TOLD)
+        except ValueError as error:
+            # Locks are written whole, so this is no run's; but it may be somebody's.
+            if self._folder.age_s(NAME) >= STALE_S:
+                return None
+            raise ValueError(
+                f"{self._folder.uri}/{NAME}: cannot be read as a run's lock; if no other run "
+                f"writes here, remove it, or wait {STALE_S:g} s"
+            ) from error
 
     def _beat(self) -> None:
         self._folder.write(NAME, json.dumps({**self._me, "time": time.time()}).encode())

@@ -44,3 +44,8 @@ class Quarantined(NoAnswer):
     """The request killed its engine twice while alone in it."""
 
     outcome = "quarantined"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

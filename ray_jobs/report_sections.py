@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -61,10 +60,9 @@ def data(tables: Mapping[str, Table]) -> Iterator[Html]:
 
 def training(home: Folder) -> Iterator[Html]:
     """The curve and the settings of the model that train made."""
-    said = home.read("manifest.json")
-    if said is None:
+    manifest = home.read_json("manifest.json", ["fingerprint"])
+    if manifest is None:
         return
-    manifest = json.loads(said)
     name = home.uri.rpartition("/")[2]
     yield heading("Training" if name == "trained" else f"Training: {name}", anchor=name)
     told = ("base", "num_rows", "num_samples", "num_held_out", "num_steps", "tokens", "train_s")

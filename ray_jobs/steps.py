@@ -145,8 +145,7 @@ def _changes(step: Step, folder: Folder) -> Iterator[str]:
     if step.fingerprint in folder.names() or not made_otherwise:
         return
     for name in made_otherwise:
-        data = (folder / name).read(TOLD)
-        told = json.loads(data) if data else {}
+        told = (folder / name).read_json(TOLD) or {}
         yield from (
             key for key in sorted(told.keys() | step.told) if told.get(key) != step.told.get(key)
         )

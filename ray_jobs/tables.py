@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +21,14 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from ray_jobs.outcomes import first_line
+
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 Row = dict[str, Any]
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
+"""What pyarrow knows."""
 DONE = pads.field("outcome") == "done"
 
 
@@ -93,6 +98,31 @@ class Folder:
         except FileNotFoundError:
             return None
 
+    def read_json(self, name: str, keys: Sequence[str] = ()) -> dict[str, Any] | None:
+        """A file that holds a mapping with these keys, or None where there is none. ValueError
+        names one that is broken.
+        """
+        data = self.read(name)
+        if data is None:
+            return None
+        try:
+            found = json.loads(data)
+        except ValueError:
+            found = None
+        if isinstance(found, dict) and found.keys() >= set(keys):
+            return found
+        raise ValueError(
+            f"{self.uri}/{name}: broken: expected a JSON mapping"
+            + (f" with {', '.join(keys)}" if keys else "")
+            + "; remove this file, and the job that wrote it makes anew what it told of"
+        )
+
+    def age_s(self, name: str) -> float:
+        """How long ago a file was written; 0 where there is none."""
+        system, path = self._place()
+        info = system.get_file_info(f"{path}/{name}")
+        return 0.0 if info.mtime_ns is None else time.time() - info.mtime_ns / 1e9
+
     def read_shard(
         self, name: str, columns: list[str] | None = None, where: pads.Expression | None = None
     ) -> pa.Table:
@@ -126,9 +156,27 @@ class Folder:
         system.delete_file(f"{path}/{name}")
 
     def _place(self) -> tuple[pafs.FileSystem, str]:
-        if "://" in self.uri:
+        if "://" not in self.uri:
+            return pafs.LocalFileSystem(), self.uri
+        try:
             return pafs.FileSystem.from_uri(self.uri)  # type: ignore[no-any-return]
-        return pafs.LocalFileSystem(), self.uri
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{self.uri}: no address of a folder: {first_line(error)}") from error
+
+
+def check_place(uri: str) -> None:
+    """ValueError where no folder can be: an address without a bucket, or a way through a file."""
+    scheme, is_address, rest = uri.partition("://")
+    if is_address:
+        if scheme not in SCHEMES or not rest.strip("/"):
+            raise ValueError(
+                f"expected a folder, or an address such as s3://bucket/… or gs://bucket/…, "
+                f"found {uri!r}"
+            )
+        return
+    for above in (Path(uri), *Path(uri).parents):
+        if above.is_file():
+            raise ValueError(f"{above} is a file; give a folder")
 
 
 @contextmanager
@@ -182,8 +230,8 @@ class Table:
 
 def open_table(folder: Folder) -> Table | None:
     """The published table in a step's folder, or None."""
-    data = folder.read("manifest.json")
-    return None if data is None else Table(folder, json.loads(data))
+    manifest = folder.read_json("manifest.json", ("fingerprint", "shards"))
+    return None if manifest is None else Table(folder, manifest)
 
 
 def write_shards(folder: Folder, batches: Iterable[pa.Table]) -> list[str]:

@@ -4,7 +4,6 @@ engine that each model is run by.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -75,13 +74,14 @@ def read_evaluate(where: Where, entry: Any, cache: Path) -> Evaluate | None:
         return None
     found = where.mapping({"evaluate": entry}, "evaluate")
     where.check_keys(found, {"engine", "judge", "suites", "annotation"}, "evaluate")
-    if not found.get("engine"):
+    engine = where.text(found, "engine", "evaluate.")
+    if not engine:
         raise where.error("evaluate.engine", "missing; name the engine that runs the models")
     suites = where.mapping({"suites": found.get("suites") or {}}, "suites", "evaluate.")
     where.check_keys(suites, set(SUITES), "evaluate.suites")
     return Evaluate(
-        engine=str(found["engine"]),
-        judge=str(found.get("judge") or ""),
+        engine=engine,
+        judge=where.text(found, "judge", "evaluate."),
         suites={
             name: where.section(
                 SUITES[name], _placed(where, section, cache), f"evaluate.suites.{name}"
@@ -143,13 +143,13 @@ def tested(name: str, model: str, engine: EngineConfig, out: str) -> Tested:
 
 
 def _trained(key: str, name: str, out: str) -> str:
-    data = (Folder(out) / name).read("manifest.json")
-    if data is None:
+    manifest = (Folder(out) / name).read_json("manifest.json", ("model",))
+    if manifest is None:
         raise ValueError(
             f"{key}: there is no trained model in {out}/{name} yet; run train first, or give a "
             "folder or a hub id"
         )
-    return f"{out}/{name}/{json.loads(data)['model']}"
+    return f"{out}/{name}/{manifest['model']}"
 
 
 def _with_model(key: str, engine: EngineConfig, model: str) -> EngineConfig:

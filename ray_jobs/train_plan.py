@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,7 +118,7 @@ def refuse_unfinished(plan: Plan) -> None:
     """ValueError where a training with other settings was begun and would be left behind."""
     ours = {trial.fingerprint for trial in plan.trials}
     for name in unfinished(plan.home, ours):
-        theirs = _flat(json.loads((plan.home / name).read(TOLD) or b"{}"))
+        theirs = _flat((plan.home / name).read_json(TOLD) or {})
         mine = _flat(plan.trials[0].decides)
         keys = [key for key in sorted(theirs.keys() | mine) if theirs.get(key) != mine.get(key)]
         changed = ", ".join(f"{key} ({theirs.get(key)} → {mine.get(key)})" for key in keys)
@@ -137,10 +136,10 @@ def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_finished(plan: Plan) -> bool:
     """Whether all trials are trained, on the samples as they would be made now."""
-    data = plan.home.read(MANIFEST)
-    if data is None or not up_to_date([plan.samples], Folder(plan.recipe.out)):
+    found = plan.home.read_json(MANIFEST, ["trials"])
+    if found is None or not up_to_date([plan.samples], Folder(plan.recipe.out)):
         return False
-    done: list[str] = json.loads(data)["trials"]
+    done: list[str] = found["trials"]
     return sorted(done) == sorted(trial.fingerprint for trial in plan.trials)
 
 

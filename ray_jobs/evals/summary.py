@@ -104,8 +104,7 @@ def write(home: Folder, summary: Mapping[str, Any]) -> None:
 
 def read(home: Folder) -> dict[str, Any] | None:
     """The summary of an evaluation, or None where there is none yet."""
-    data = home.read(SUMMARY)
-    return None if data is None else json.loads(data)
+    return home.read_json(SUMMARY, ["figures"])
 
 
 def cells_of(panel: Panel) -> Iterator[Cell]:

@@ -72,9 +72,9 @@ def published(home: Folder) -> list[Saved]:
     """The whole checkpoints in a folder, the oldest first."""
     found = []
     for name in home.names():
-        data = (home / name).read(MANIFEST)
-        if data is not None:
-            found.append(Saved(folder=home / name, manifest=json.loads(data)))
+        told = (home / name).read_json(MANIFEST)
+        if told is not None:
+            found.append(Saved(folder=home / name, manifest=told))
     return sorted(found, key=lambda saved: saved.step)
 
 

@@ -63,7 +63,8 @@ def unfinished(home: Folder, ours: Collection[str]) -> list[str]:
 
 def print_result(home: Folder) -> None:
     """What was trained, from what, and where it is."""
-    manifest = json.loads(home.read(MANIFEST) or b"{}")
+    manifest = home.read_json(MANIFEST)
+    assert manifest is not None, "what was trained is told of"
     said = {
         "trained": f"{manifest['base']} on {manifest['num_samples']:,} samples of "
         f"{manifest['num_rows']:,} rows, {manifest['num_steps']:,} steps, "

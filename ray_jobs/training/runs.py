@@ -19,6 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_jobs.outcomes import first_line
 from ray_jobs.steps import JobFailed
 from ray_jobs.tables import Folder
 from ray_jobs.training.board import Assignment, Board
@@ -100,7 +101,7 @@ class Run:
                 if deaths == MAX_DEATHS:
                     raise JobFailed(
                         f"{self.name}: its workers died {deaths} times by step {step + 1}: "
-                        f"{_first_line(error)}; see whether their memory and network are enough"
+                        f"{first_line(error)}; see whether their memory and network are enough"
                     ) from error
                 log.info("%s: a worker died at step %d, starting again", self.name, step + 1)
         finally:
@@ -150,7 +151,7 @@ class Run:
         failed = next(one for one in failures if not _is_cut_off(one))
         raise JobFailed(
             f"{self.name}: a worker failed: {type(failed).__name__}: "
-            f"{_first_line(failed)}; more in {self.home.uri}/error.txt"
+            f"{first_line(failed)}; more in {self.home.uri}/error.txt"
         ) from error
 
 
@@ -211,10 +212,6 @@ def _wanted(cfg: Train) -> str:
         f"{cfg.num_workers[0]} workers with {of_each} each to start; the cluster has "
         f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs in all"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _resolve(future: Future[None], fit: Callable[[], None]) -> None:

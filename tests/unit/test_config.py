@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -64,12 +65,86 @@ def test_a_dotlist_sets_keys_adds_sources_and_removes_them() -> None:
         ("train.batch_size=0", r"train\.batch_size: expected a number ≥ 1, found 0"),
         ("train.validation.shar=0", r"train\.validation.*shar"),
         ("train=5", r"train: expected a mapping"),
+        ("train=[1]", r"train: expected a mapping, as the recipe has, found \[1\]"),
+        ("judge.anchors=[1]", r"judge\.anchors: expected a mapping"),
+        ("engines.teacher.placement=[1]", r"engines\.teacher\.placement: expected a mapping"),
+        ("build_data.export.formats={a: 1}", r"build_data\.export\.formats: expected a list"),
+        ("train.lora=[1]", r"train\.lora: expected a mapping, found \[1\]"),
+        ("train.lora.rnk=1", r"train\.lora\.rnk: unknown key; did you mean 'rank'"),
+        ("sources.samples.fields=[1]", r"sources\.samples\.fields: expected a mapping"),
+        ("judge=teacher", r"judge: expected a mapping, found 'teacher'"),
+        ("engines.teacher.kind=[vllm]", r"kind: there is no kind \['vllm'\]"),
+        ("build_data.without=3", r"build_data\.without: expected some of .*, found 3"),
+        ("build_data.without=true", r"build_data\.without: expected some of .*, found True"),
+        ("out=[a,b]", r"out: expected a text, found \['a', 'b'\]"),
+        ("name=[a,b]", r"name: expected a text"),
+        ("card=[a]", r"card: expected a text"),
+        ("out=foo://x", r"out: expected a folder, or an address such as s3://bucket"),
+        ("out=s3://", r"out: expected a folder, or an address such as s3://bucket"),
+        (f"out={TINY}", r"out: .*tiny\.yaml is a file; give a folder"),
+        (f"out={TINY}/run", r"out: .*tiny\.yaml is a file; give a folder"),
+        ("seed=-1", r"seed: expected 0…4294967295, found -1"),
+        ("train.num_workers=[1,a]", r"train\.num_workers: Value \[1, 'a'\] of type 'list' could"),
+        ("train.num_workers=[2]", r"train\.num_workers: "),
+        ("build_data.export.formats=[xml]", r"export\.formats: Invalid value \['xml'\], expected"),
+        ("train.num_workers=[1", r"'train\.num_workers=\[1': what follows the = is not YAML"),
+        (
+            "build_data.selection.min_response_score=5",
+            r"yaml: build_data\.selection\.min_response_score: expected",
+        ),
+        ("build_data.diversity.rounds=10000", r"build_data\.diversity\.rounds: expected 100 at"),
+        ("build_data.diversity.targets.OFF/plain=-3", r"OFF/plain: expected 0 or more, found -3"),
+        ("sources.samples.catalogue=x", r"sources\.samples\.catalogue: unknown key"),
+        ("judge.names=7", r"judge\.names: unknown key"),
+        ("engines.judge.judge=null", r"engines\.judge\.judge: unknown key"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_in_one_line(key: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as error:
         config.load(TINY, [key])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        *(
+            (f"engines.teacher.{name}", "0")
+            for name in (
+                "max_model_len",
+                "tensor_parallel_size",
+                "max_num_seqs",
+                "max_num_batched_tokens",
+                "cpu_kv_cache_gib",
+                "gpu_memory_utilization",
+                "placement.start_deadline_s",
+            )
+        ),
+        ("engines.teacher.gpu_memory_utilization", "5"),
+        ("engines.teacher.gpu_memory_utilization", "nan"),
+        ("engines.teacher.dtype", "foo"),
+        ("engines.teacher.placement.cpus", "-1"),
+        ("engines.teacher.placement.gpus", "nan"),
+        ("engines.teacher.placement.max_restarts", "-1"),
+        ("engines.teacher.placement.start_deadline_s", "inf"),
+        ("engines.judge.timeout_s", "0"),
+        ("judge.port", "99999999"),
+        ("judge.retry_after_s", "nan"),
+        ("judge.drain_s", "-1"),
+        ("build_data.answers.sampling.temperature", "nan"),
+        ("build_data.answers.sampling.temperature", "inf"),
+        ("build_data.answers.sampling.top_k", "-1"),
+    ],
+)
+def test_a_number_out_of_its_bounds_is_refused_with_its_key_in_full(key: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=rf"tiny\.yaml: {re.escape(key)}: .*(found|Invalid)"):
+        config.load(TINY, [f"{key}={wrong}"])
+
+
+def test_a_cache_that_is_a_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GARRISON_CACHE", TINY)
+    with pytest.raises(ValueError, match=r"^GARRISON_CACHE: .*tiny\.yaml is a file; give a folder"):
+        config.load(TINY)
 
 
 def test_the_section_train_may_be_left_out_and_its_paths_are_absolute() -> None:

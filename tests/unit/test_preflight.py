@@ -234,7 +234,9 @@ def test_preflight_refuses_a_run_that_no_card_holds_in_one_line(
 def test_preflight_refuses_a_suites_file_that_is_not_there(tmp_path: Path) -> None:
     absent = str(tmp_path / "absent.jsonl")
     keys = [f"out={tmp_path}", f"evaluate.suites.cvalues.path={absent}"]
-    with pytest.raises(ValueError, match=f"conf/tiny.yaml: {absent}: expected a file, found nothing"):
+    with pytest.raises(
+        ValueError, match=f"conf/tiny.yaml: {absent}: expected a file, found nothing"
+    ):
         preflight(config.load("conf/tiny.yaml", keys))
 
 

@@ -47,13 +47,26 @@ def test_tables_can_lie_on_an_object_store(tmp_path: Path) -> None:
     # same door.
     folder = Folder(f"file://{tmp_path}/store")
     shards = write_shards(folder / "step", batches([{"id": "a", "n": 1}], SCHEMA, 2))
-    folder.write("manifest.json", b'{"shards": ["step/part-00000.parquet"]}')
+    folder.write("manifest.json", b'{"fingerprint": "f", "shards": ["step/part-00000.parquet"]}')
     table = open_table(folder)
     assert shards == ["part-00000.parquet"]
     assert table is not None
     assert table.load().to_pylist() == [{"id": "a", "n": 1}]
     (folder / "step").delete()
     assert (folder / "step").names() == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"shards": []}'])
+def test_a_broken_manifest_is_named_with_what_to_do(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text, encoding="utf-8")
+    said = r"manifest\.json: broken: .*fingerprint, shards; remove this file"
+    with pytest.raises(ValueError, match=said):
+        open_table(Folder(str(tmp_path)))
+
+
+def test_an_address_that_is_none_is_named() -> None:
+    with pytest.raises(ValueError, match="foo://x: no address of a folder"):
+        Folder("foo://x").names()
 
 
 def test_an_id_depends_on_source_prompt_and_responses_but_not_on_unicode_form() -> None:

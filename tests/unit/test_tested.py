@@ -41,9 +41,12 @@ def test_models_and_evaluate_are_read_from_the_command_line() -> None:
         ("evaluate.suites.safetibench={}", r"evaluate\.suites\.safetibench: unknown key"),
         ("evaluate.engine=nobody", r"evaluate\.engine: there is no engine 'nobody'"),
         ("evaluate.judge=nobody", r"evaluate\.judge: there is no engine 'nobody'"),
+        ("models=[a,b]", r"models: expected a mapping"),
+        ("evaluate.engine=[a]", r"evaluate\.engine: expected a text, found \['a'\]"),
+        ("evaluate.suites=[a]", r"evaluate\.suites: expected a mapping"),
         ("evaluate.engine=null", r"evaluate\.engine: missing"),
-        ("evaluate.annotation.audit_share=2", r"evaluate\.annotation: audit_share"),
-        ("report.num_examples=-1", r"report: num_examples"),
+        ("evaluate.annotation.audit_share=2", r"evaluate\.annotation\.audit_share: "),
+        ("report.num_examples=-1", r"report\.num_examples: "),
     ],
 )
 def test_a_wrong_key_is_refused_by_name(key: str, said: str) -> None:
@@ -75,6 +78,9 @@ def test_a_hub_id_may_name_its_revision() -> None:
 def test_trained_is_the_model_of_this_out(tmp_path: Path) -> None:
     engine = VllmConfig(model="x/y")
     with pytest.raises(ValueError, match=r"models\.tuned: there is no trained model in .* yet"):
+        tested.tested("tuned", "trained", engine, str(tmp_path))
+    Folder(str(tmp_path / "trained")).write("manifest.json", b"{}")
+    with pytest.raises(ValueError, match=r"trained/manifest\.json: broken: .* model; remove"):
         tested.tested("tuned", "trained", engine, str(tmp_path))
     Folder(str(tmp_path / "trained")).write("manifest.json", b'{"model": "f00d/model"}')
     (tmp_path / "trained/f00d/model").mkdir(parents=True)
