@@ -36,7 +36,7 @@ setup: $(READY) ## install the locked packages into .venv, once (GPU=1: for an N
 demo: $(READY) ## the whole main job on the embedded recipe (no GPU, no network); prints where the results are
 	$(call limit,7200) $(BIN)/python -m ray_jobs run conf/tiny.yaml
 
-test: $(READY) ## every test that needs no GPU (20 minutes at most)
+test: $(READY) ## every test that needs no GPU (under 30 minutes on two cores)
 	$(call limit,2700) $(BIN)/python -m pytest tests/unit tests/local
 
 soak: $(READY) ## the long tests

@@ -153,25 +153,20 @@ def test_a_driver_killed_in_the_middle_of_a_step_loses_and_doubles_no_row(
         assert len(ids) == len(set(ids)) == job.manifest(name)["num_rows"]
 
 
-def test_ctrl_c_leaves_a_state_that_the_same_command_resumes(job: Any) -> None:
+def test_another_run_is_refused_in_one_line_and_ctrl_c_leaves_what_the_same_command_resumes(
+    job: Any,
+) -> None:
     running = job.start("engines.table.delay_s=0.5")
     job.wait_for_rows("labelled", 60)
+    second = job.run()
+    assert second.returncode == 2
+    assert "another run writes here" in second.stderr
+    assert len(second.stderr.strip().splitlines()) == 1
     os.kill(running.pid, signal.SIGINT)
     assert running.wait(60) == 130
     assert not (job.out / "lock.json").exists()
     assert job.run().returncode == 0
     assert job.manifest("labelled")["asked"]["rows_kept_from_earlier_runs"] >= 60
-
-
-def test_two_runs_into_one_folder_are_refused_in_one_line(job: Any) -> None:
-    running = job.start("engines.table.delay_s=0.5")
-    job.wait_for_rows("labelled", 20)
-    second = job.run()
-    assert second.returncode == 2
-    assert "another run writes here" in second.stderr
-    assert len(second.stderr.strip().splitlines()) == 1
-    os.kill(running.pid, signal.SIGTERM)
-    assert running.wait(60) == 130
 
 
 def test_failed_rows_end_the_job_and_the_same_command_asks_only_those_again(
