@@ -7,6 +7,7 @@ heartbeat stops.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -21,6 +22,7 @@ from ray_jobs.tables import Folder
 NAME = "lock.json"
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
+log = logging.getLogger(__name__)
 TOLD = ("run", "host", "pid", "started", "time")
 
 
@@ -80,7 +82,10 @@ class RunLock:
 
     def _keep_beating(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
-            self._beat()
+            try:
+                self._beat()
+            except OSError as error:  # such as a disk that is full for a while
+                log.warning("%s: no sign of life could be written: %s", self._folder.uri, error)
 
 
 def _process(pid: int) -> dict[str, Any]:
