@@ -127,6 +127,8 @@ def steps(cfg: NewSafety, asked: Asked) -> dict[str, Sequence[Step]]:
 
 
 def _written(home: Folder, cfg: NewSafety) -> Written:
+    for _ in _pool(cfg, {}):  # what is wrong with a file is said before any label is asked for
+        pass
     rows = batches(
         pools.unlabelled(cfg.cvalues, cfg.s_eval_base, cfg.max_labelled, cfg.seed),
         COLLECTED,

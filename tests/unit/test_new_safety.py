@@ -171,6 +171,15 @@ def test_a_labeller_is_asked_for_what_files_and_cues_do_not_say(tmp_path: Path) 
     assert set(table["role"].to_pylist()) == {"evaluate"}
 
 
+@pytest.mark.parametrize("name", ["cvalues", "s_eval_base", "s_eval_attack"])
+def test_every_file_is_read_before_a_label_is_asked_for(tmp_path: Path, name: str) -> None:
+    absent = str(tmp_path / "absent.jsonl")
+    cfg = replace(WORLD, labelled="", labeller="teacher", **{name: absent})
+    first, _ = new_safety.steps(cfg, asked)["new_safety"]
+    with pytest.raises(ValueError, match=f"{absent}: expected a file, found nothing"):
+        first.write(Folder(str(tmp_path)), [])
+
+
 def asked(question: Any, engine: str, source: Step, decides: dict[str, Any]) -> Step:
     assert engine == "teacher"
     return Step(name=question.name, decides=decides, inputs=(source,), write=_never)
